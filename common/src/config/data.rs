@@ -1,0 +1,63 @@
+//! `[data]` and `[scenes]`: which data sets, and how they are read.
+
+use serde::{Deserialize, Serialize};
+
+/// `[data]`: the data sets and how they are read. Each URL holds one folder per split (`train/`, `validation/`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// URL of the images and masks, the input of the `autoencoder` and `encode` jobs: a local path, `file://`, `s3://`.
+    pub images: String,
+    /// URL of the encoded data set (posterior moments, images, masks), the input of training and evaluation.
+    pub latents: String,
+    /// Side of the square images in pixels.
+    pub resolution: usize,
+    /// Samples per shard when a data set is written.
+    #[serde(default = "defaults::rows_per_shard")]
+    pub rows_per_shard: usize,
+    /// Shards that are shuffled together; 0 means all of them.
+    #[serde(default)]
+    pub shuffle_window: usize,
+    /// Batches prepared ahead of the training step.
+    #[serde(default = "defaults::prefetch")]
+    pub prefetch: usize,
+    /// Memory for verified blocks, in MiB per worker.
+    #[serde(default = "defaults::cache_mib")]
+    pub cache_mib: usize,
+}
+
+/// `[scenes]`: the built-in data set of ray-traced rooms with cubes, spheres and cylinders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScenesConfig {
+    /// Number of training scenes.
+    pub train: usize,
+    /// Number of held-out scenes.
+    pub validation: usize,
+    /// Fewest objects in a scene.
+    pub min_objects: usize,
+    /// Most objects in a scene.
+    pub max_objects: usize,
+    /// Procedural textures on objects and ground, as in CLEVRTex, instead of plain colours.
+    pub textured: bool,
+    /// Seed of the scenes; scene i of a split is the same whatever the number of scenes or workers.
+    pub seed: u64,
+}
+
+impl Default for ScenesConfig {
+    fn default() -> Self {
+        Self { train: 4000, validation: 200, min_objects: 3, max_objects: 6, textured: false, seed: 0 }
+    }
+}
+
+mod defaults {
+    pub(super) fn rows_per_shard() -> usize {
+        1024
+    }
+    pub(super) fn prefetch() -> usize {
+        4
+    }
+    pub(super) fn cache_mib() -> usize {
+        1024
+    }
+}

@@ -1,0 +1,72 @@
+//! The one configuration of a run: what it is called, what it learns from, the network, the recipe, and the machines.
+//!
+//! A [`Config`] is read from a TOML file, refined by `--set key=value`, validated ([`validate`]), and written back, resolved, as
+//! `run.toml` into the run folder, from where every worker reads it. Nothing here does I/O except [`load`].
+
+mod autoencoder;
+mod cluster;
+mod data;
+pub mod load;
+mod model;
+mod train;
+pub mod validate;
+
+pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
+pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind};
+pub use data::{DataConfig, ScenesConfig};
+pub use model::{
+    BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotInitialisation,
+    UnetConfig,
+};
+pub use train::{CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, OptimizerConfig, Sampler, TrainConfig};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that defines a run. Each field is a table of the TOML file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `[run]`: name, place and seed.
+    pub run: RunConfig,
+    /// `[data]`: the data sets and how they are read.
+    pub data: DataConfig,
+    /// `[scenes]`: the built-in data set of ray-traced rooms.
+    #[serde(default)]
+    pub scenes: ScenesConfig,
+    /// `[autoencoder]`: the frozen KL autoencoder.
+    pub autoencoder: AutoencoderConfig,
+    /// `[model]`: backbone, slot attention and slot-conditioned UNet.
+    pub model: ModelConfig,
+    /// `[diffusion]`: noise schedule and training target.
+    #[serde(default)]
+    pub diffusion: DiffusionConfig,
+    /// `[train]`: the recipe.
+    pub train: TrainConfig,
+    /// `[checkpoint]`: how often, where, how many.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// `[evaluate]`: held-out figures and pictures.
+    #[serde(default)]
+    pub evaluate: EvaluateConfig,
+    /// `[cluster]`: workers, hosts and what connects them.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+}
+
+/// `[run]`: name, place and seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The run's name; its folder is `<root>/<name>`.
+    pub name: String,
+    /// Folder that holds all runs; on a cluster, on the shared file system.
+    #[serde(default = "default_root")]
+    pub root: String,
+    /// Seed of everything random: initial weights, sample order, noise, timesteps, initial slots.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn default_root() -> String {
+    "runs".into()
+}

@@ -1,0 +1,149 @@
+//! `[train]`, `[checkpoint]` and `[evaluate]`: the recipe, what is kept of it, and how it is judged.
+
+use serde::{Deserialize, Serialize};
+
+/// `[train]`: the recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Images per optimizer step over all workers; must divide by the number of workers.
+    pub global_batch: usize,
+    /// `[train.groups]`: learning rates and warm-ups per module.
+    pub groups: Groups,
+    /// What happens to the learning rates after warm-up.
+    #[serde(default)]
+    pub decay: Decay,
+    /// `[train.optimizer]`: AdamW.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// Largest global gradient norm over all modules; 0 switches clipping off.
+    #[serde(default = "defaults::clip_norm")]
+    pub clip_norm: f64,
+    /// Decay of the exponential moving average of the weights; 0 switches it off.
+    #[serde(default)]
+    pub ema_decay: f64,
+    /// Steps between metric records.
+    #[serde(default = "defaults::log_every")]
+    pub log_every: u64,
+    /// Steps between picture grids in TensorBoard; 0 for none.
+    #[serde(default)]
+    pub picture_every: u64,
+}
+
+/// `[train.groups]`: one entry per module group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Groups {
+    /// The CNN backbone.
+    pub backbone: GroupConfig,
+    /// Slot Attention.
+    pub slot_attention: GroupConfig,
+    /// The UNet.
+    pub unet: GroupConfig,
+}
+
+/// Learning rate of one module group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up from 0 to the peak.
+    #[serde(default)]
+    pub warmup_steps: u64,
+}
+
+/// Learning-rate schedule after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// Stay at the peak (the reference).
+    #[default]
+    Constant,
+    /// Half a cosine from the peak to 0 at the last step.
+    Cosine,
+}
+
+/// `[train.optimizer]`: AdamW.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay, on every parameter as in the reference.
+    pub weight_decay: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// `[checkpoint]`: how often, where, how many.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// URL for checkpoints; absent: `checkpoints/` in the run folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Steps between checkpoints (one is always saved at the end).
+    pub every_steps: u64,
+    /// Newest checkpoints to keep, 2 or more.
+    pub keep_last: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { url: None, every_steps: 1000, keep_last: 2 }
+    }
+}
+
+/// `[evaluate]`: held-out figures and pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateConfig {
+    /// Held-out images to evaluate; 0 for all.
+    pub samples: usize,
+    /// Images per forward pass and worker.
+    pub batch: usize,
+    /// Use the moving average of the weights when the checkpoint has one.
+    pub ema: bool,
+    /// Sampler of reconstructions and compositions.
+    pub sampler: Sampler,
+    /// Steps of the sampler.
+    pub sampling_steps: usize,
+    /// Rows of the picture grids.
+    pub pictures: usize,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self { samples: 0, batch: 20, ema: true, sampler: Sampler::Ddim, sampling_steps: 25, pictures: 8 }
+    }
+}
+
+/// Sampler of the reverse diffusion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampler {
+    /// Denoising diffusion implicit models, eta 0.
+    Ddim,
+    /// Ancestral sampling over all T steps.
+    Ddpm,
+}
+
+mod defaults {
+    pub(super) fn clip_norm() -> f64 {
+        1.0
+    }
+    pub(super) fn log_every() -> u64 {
+        10
+    }
+}

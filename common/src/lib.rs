@@ -1,0 +1,4 @@
+//! What both binaries share: configuration, the control channel, storage, shards, the order of samples, checkpoints as bytes, the
+//! journal, and where things lie in a run's folder. Nothing here knows a tensor.
+
+pub mod config;
