@@ -2,3 +2,4 @@
 //! journal, and where things lie in a run's folder. Nothing here knows a tensor.
 
 pub mod config;
+pub mod run_dir;

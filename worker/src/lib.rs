@@ -1,1 +1,5 @@
-//! worker
+//! The heavy half: one process per GPU (or CPU share) that owns tensors and runs one job.
+
+pub mod collectives;
+pub mod jobs;
+pub mod place;

@@ -1,0 +1,25 @@
+//! The wish to end early: raised by a signal or by the coordinator, read by the job at its own pace.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A flag that goes up once and stays up. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// A flag that shares `raised`, for example with a signal handler.
+    pub fn sharing(raised: Arc<AtomicBool>) -> Self {
+        Self(raised)
+    }
+
+    /// Raises the flag.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this worker was asked to end early. Others may not know yet.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
