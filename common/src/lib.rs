@@ -3,3 +3,4 @@
 
 pub mod config;
 pub mod run_dir;
+pub mod telemetry;

@@ -6,6 +6,9 @@
 mod autoencoder;
 mod cluster;
 mod data;
+mod error;
+mod identity;
+mod keys;
 pub mod load;
 mod model;
 mod train;
@@ -14,6 +17,8 @@ pub mod validate;
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
 pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind};
 pub use data::{DataConfig, ScenesConfig};
+pub use error::{ConfigError, OutOfRange, Place};
+pub use identity::config_hash;
 pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotInitialisation,
     UnetConfig,

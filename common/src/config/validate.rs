@@ -1,1 +1,220 @@
-//! What a value may be: pure checks over a whole [`Config`](super::Config), each error naming the key.
+//! What a value may be: pure checks over a whole [`Config`], each error naming key, value and what is allowed.
+
+use std::fmt::Display;
+
+use super::error::OutOfRange;
+use super::{
+    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, RunConfig, ScenesConfig,
+    SlotAttentionConfig, TrainConfig, UnetConfig,
+};
+
+type Checked = Result<(), OutOfRange>;
+
+/// Most objects in a scene: the rows of the `attributes` column.
+const MOST_OBJECTS: usize = 10;
+
+/// Checks every value on its own and against the values that it has to fit.
+///
+/// # Errors
+/// The first value that no run can use.
+pub fn check(config: &Config) -> Checked {
+    run(&config.run)?;
+    data(&config.data)?;
+    scenes(&config.scenes)?;
+    autoencoder(&config.autoencoder)?;
+    backbone(&config.model.backbone)?;
+    slot_attention(&config.model.slot_attention)?;
+    unet(&config.model.unet)?;
+    sides(config)?;
+    diffusion(&config.diffusion)?;
+    train(&config.train)?;
+    batches(config)?;
+    checkpoint_and_evaluate(config)
+}
+
+fn run(run: &RunConfig) -> Checked {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let folder = !run.name.is_empty() && !run.name.starts_with('.') && run.name.chars().all(plain);
+    require(folder, "run.name", format!("{:?}", run.name), "a folder name of letters, digits, '-', '_' and '.'")?;
+    not_empty("run.root", &run.root)?;
+    require(run.seed <= i64::MAX as u64, "run.seed", run.seed, "2^63 - 1 or less")
+}
+
+fn data(data: &DataConfig) -> Checked {
+    not_empty("data.images", &data.images)?;
+    not_empty("data.latents", &data.latents)?;
+    at_least("data.resolution", data.resolution, 8)?;
+    at_least("data.rows_per_shard", data.rows_per_shard, 1)?;
+    at_least("data.prefetch", data.prefetch, 1)?;
+    at_least("data.cache_mib", data.cache_mib, 1)
+}
+
+fn scenes(scenes: &ScenesConfig) -> Checked {
+    at_least("scenes.train", scenes.train, 1)?;
+    at_least("scenes.validation", scenes.validation, 1)?;
+    at_least("scenes.min_objects", scenes.min_objects, 1)?;
+    let most = scenes.min_objects..=MOST_OBJECTS;
+    let allowed = format!("from scenes.min_objects ({}) to {MOST_OBJECTS}", scenes.min_objects);
+    require(most.contains(&scenes.max_objects), "scenes.max_objects", scenes.max_objects, allowed)?;
+    require(scenes.seed <= i64::MAX as u64, "scenes.seed", scenes.seed, "2^63 - 1 or less")
+}
+
+fn autoencoder(autoencoder: &AutoencoderConfig) -> Checked {
+    not_empty("autoencoder.weights", &autoencoder.weights)?;
+    at_least("autoencoder.layers_per_block", autoencoder.layers_per_block, 1)?;
+    at_least("autoencoder.latent_channels", autoencoder.latent_channels, 1)?;
+    grouped_channels("autoencoder", &autoencoder.block_channels, autoencoder.norm_groups)?;
+    if let Some(factor) = autoencoder.scaling_factor {
+        positive("autoencoder.scaling_factor", factor)?;
+    }
+    let train = &autoencoder.train;
+    at_least("autoencoder.train.steps", train.steps, 1)?;
+    at_least("autoencoder.train.global_batch", train.global_batch, 1)?;
+    positive("autoencoder.train.learning_rate", train.learning_rate)?;
+    not_negative("autoencoder.train.kl_weight", train.kl_weight)
+}
+
+fn backbone(backbone: &BackboneConfig) -> Checked {
+    at_least("model.backbone.stride", backbone.stride, 1)?;
+    at_least("model.backbone.layers_per_block", backbone.layers_per_block, 1)?;
+    at_least("model.backbone.out_channels", backbone.out_channels, 1)?;
+    grouped_channels("model.backbone", &backbone.block_channels, backbone.norm_groups)?;
+    let head = backbone.mid_attention_head_dim;
+    at_least("model.backbone.mid_attention_head_dim", head, 0)?;
+    let last = backbone.block_channels.last().copied().unwrap_or_default();
+    let allowed = format!("0, or a divisor of the last of model.backbone.block_channels ({last})");
+    require(head == 0 || last % head == 0, "model.backbone.mid_attention_head_dim", head, allowed)
+}
+
+fn slot_attention(slots: &SlotAttentionConfig) -> Checked {
+    at_least("model.slot_attention.slots", slots.slots, 1)?;
+    at_least("model.slot_attention.slot_size", slots.slot_size, 1)?;
+    at_least("model.slot_attention.heads", slots.heads, 1)?;
+    at_least("model.slot_attention.iterations", slots.iterations, 1)?;
+    at_least("model.slot_attention.mlp_hidden", slots.mlp_hidden, 1)?;
+    at_least("model.slot_attention.out_size", slots.out_size, 1)?;
+    let allowed = format!("a divisor of model.slot_attention.slot_size ({})", slots.slot_size);
+    require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)
+}
+
+fn unet(unet: &UnetConfig) -> Checked {
+    at_least("model.unet.layers_per_block", unet.layers_per_block, 1)?;
+    at_least("model.unet.heads", unet.heads, 1)?;
+    grouped_channels("model.unet", &unet.block_channels, unet.norm_groups)?;
+    let levels = unet.block_channels.len();
+    let allowed = format!("one entry for each of model.unet.block_channels ({levels})");
+    require(unet.attention.len() == levels, "model.unet.attention", format!("{:?}", unet.attention), allowed)?;
+    // The middle block always attends, at the channels of the last level.
+    let attends = |level: usize| level + 1 == levels || unet.attention[level];
+    for channels in (0..levels).filter(|level| attends(*level)).map(|level| unet.block_channels[level]) {
+        let allowed = format!("a divisor of the channels in model.unet.block_channels that attend ({channels})");
+        require(channels % unet.heads == 0, "model.unet.heads", unet.heads, allowed)?;
+    }
+    Ok(())
+}
+
+/// Every level halves the side of its input, so sides have to divide.
+fn sides(config: &Config) -> Checked {
+    let side = config.data.resolution as u64;
+    let halvings = |levels: usize| 1u64.checked_shl(levels as u32 - 1).unwrap_or(u64::MAX);
+    let latent = halvings(config.autoencoder.block_channels.len());
+    let unet = latent.saturating_mul(halvings(config.model.unet.block_channels.len()));
+    let stride = config.model.backbone.stride as u64;
+    let backbone = stride.saturating_mul(halvings(config.model.backbone.block_channels.len()));
+    for (factor, cause) in [
+        (latent, "the levels of autoencoder.block_channels"),
+        (unet, "the levels of autoencoder.block_channels and model.unet.block_channels"),
+        (stride, "model.backbone.stride"),
+        (backbone, "model.backbone.stride and the levels of model.backbone.block_channels"),
+    ] {
+        let allowed = format!("a multiple of {factor}, for {cause}");
+        require(side.is_multiple_of(factor), "data.resolution", side, allowed)?;
+    }
+    Ok(())
+}
+
+fn diffusion(diffusion: &DiffusionConfig) -> Checked {
+    at_least("diffusion.timesteps", diffusion.timesteps, 1)?;
+    let (start, end) = (diffusion.beta_start, diffusion.beta_end);
+    require(start > 0.0 && start < 1.0, "diffusion.beta_start", start, "more than 0 and less than 1")?;
+    let allowed = format!("diffusion.beta_start ({start}) or more, and less than 1");
+    require(end >= start && end < 1.0, "diffusion.beta_end", end, allowed)?;
+    positive("diffusion.latent_scale", diffusion.latent_scale)
+}
+
+fn train(train: &TrainConfig) -> Checked {
+    at_least("train.steps", train.steps, 1)?;
+    at_least("train.global_batch", train.global_batch, 1)?;
+    at_least("train.log_every", train.log_every, 1)?;
+    let groups = &train.groups;
+    not_negative("train.groups.backbone.learning_rate", groups.backbone.learning_rate)?;
+    not_negative("train.groups.slot_attention.learning_rate", groups.slot_attention.learning_rate)?;
+    not_negative("train.groups.unet.learning_rate", groups.unet.learning_rate)?;
+    not_negative("train.clip_norm", train.clip_norm)?;
+    decay("train.ema_decay", train.ema_decay)?;
+    decay("train.optimizer.beta1", train.optimizer.beta1)?;
+    decay("train.optimizer.beta2", train.optimizer.beta2)?;
+    positive("train.optimizer.epsilon", train.optimizer.epsilon)?;
+    not_negative("train.optimizer.weight_decay", train.optimizer.weight_decay)
+}
+
+/// Every global batch is shared out evenly among the workers.
+fn batches(config: &Config) -> Checked {
+    let cluster = &config.cluster;
+    at_least("cluster.nodes", cluster.nodes, 1)?;
+    at_least("cluster.workers_per_node", cluster.workers_per_node, 1)?;
+    let workers = cluster.nodes.saturating_mul(cluster.workers_per_node);
+    let alone = workers == 1 || cluster.collective != CollectiveKind::Solo;
+    require(alone, "cluster.collective", "\"solo\"", format!("\"auto\" or \"mpi\" for {workers} workers"))?;
+    let allowed = format!("a multiple of the {workers} workers (cluster.nodes * cluster.workers_per_node)");
+    let (train, autoencoder) = (config.train.global_batch, config.autoencoder.train.global_batch);
+    require(train.is_multiple_of(workers), "train.global_batch", train, &allowed)?;
+    require(autoencoder.is_multiple_of(workers), "autoencoder.train.global_batch", autoencoder, &allowed)
+}
+
+fn checkpoint_and_evaluate(config: &Config) -> Checked {
+    if let Some(url) = &config.checkpoint.url {
+        not_empty("checkpoint.url", url)?;
+    }
+    at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)?;
+    at_least("checkpoint.keep_last", config.checkpoint.keep_last, 2)?;
+    at_least("evaluate.batch", config.evaluate.batch, 1)?;
+    at_least("evaluate.pictures", config.evaluate.pictures, 1)?;
+    let (steps, most) = (config.evaluate.sampling_steps, config.diffusion.timesteps);
+    let allowed = format!("from 1 to diffusion.timesteps ({most})");
+    require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)
+}
+
+/// At least one level, every level's channels a multiple of the groups.
+fn grouped_channels(table: &str, channels: &[i64], groups: i64) -> Checked {
+    let (key, groups_key) = (format!("{table}.block_channels"), format!("{table}.norm_groups"));
+    at_least(&groups_key, groups, 1)?;
+    require(!channels.is_empty() && channels.len() <= 16, &key, format!("{channels:?}"), "1 to 16 levels")?;
+    let fit = channels.iter().all(|channels| *channels >= 1 && channels % groups == 0);
+    require(fit, &key, format!("{channels:?}"), format!("multiples of {groups_key} ({groups}), 1 or more each"))
+}
+
+fn require(holds: bool, key: &str, value: impl Display, allowed: impl Display) -> Checked {
+    if holds { Ok(()) } else { Err(OutOfRange { key: key.into(), value: value.to_string(), allowed: allowed.to_string() }) }
+}
+
+fn at_least<T: PartialOrd + Display>(key: &str, value: T, least: T) -> Checked {
+    require(value >= least, key, value, format!("{least} or more"))
+}
+
+fn positive(key: &str, value: f64) -> Checked {
+    require(value > 0.0 && value.is_finite(), key, value, "more than 0")
+}
+
+fn not_negative(key: &str, value: f64) -> Checked {
+    require(value >= 0.0 && value.is_finite(), key, value, "0 or more")
+}
+
+/// Decay of a moving average: 0 keeps nothing of the past, 1 would never move.
+fn decay(key: &str, value: f64) -> Checked {
+    require((0.0..1.0).contains(&value), key, value, "0 or more and less than 1")
+}
+
+fn not_empty(key: &str, value: &str) -> Checked {
+    require(!value.trim().is_empty(), key, "\"\"", "not empty")
+}
