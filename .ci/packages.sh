@@ -1,0 +1,40 @@
+#!/bin/sh
+# Installs the system packages that the build needs, where they are missing: a compiler for torch-sys, Open MPI for the worker,
+# libclang for the MPI bindings, venv for libtorch. Apart from the Makefile because it is the one part that differs between systems.
+set -eu
+
+missing=""
+need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+
+libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || ls /usr/lib/llvm-*/lib/libclang*.so*
+}
+
+PATH="$PATH:/usr/sbin:/sbin"
+need build-essential c++ --version
+need pkg-config pkg-config --version
+need python3-venv python3 -c 'import ensurepip, venv'
+need openmpi-bin mpirun --version
+need libopenmpi-dev mpicc --version
+need libclang-dev libclang
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+    as_root=""
+elif command -v sudo >/dev/null; then
+    as_root="sudo"
+else
+    as_root="missing"
+fi
+if [ "$as_root" = missing ] || ! command -v apt-get >/dev/null; then
+    echo "Missing system packages, please have them installed:$missing" >&2
+    exit 2
+fi
+echo "Installing system packages:$missing"
+$as_root apt-get update -qq
+# shellcheck disable=SC2086 # one word per package
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
