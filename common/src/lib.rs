@@ -4,3 +4,5 @@
 pub mod config;
 pub mod run_dir;
 pub mod telemetry;
+pub mod sampler;
+pub mod storage;

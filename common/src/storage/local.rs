@@ -1,0 +1,64 @@
+//! What a local folder needs beyond the object store's interface: absolute paths, and the traces of interrupted writes.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// The path from the root, whether or not it exists. `..` is resolved as the operating system would, through symbolic links.
+pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    if !path.components().any(|part| part == Component::ParentDir) {
+        return Ok(path);
+    }
+    let mut existing = path.as_path();
+    loop {
+        match existing.canonicalize() {
+            Ok(base) => {
+                let missing = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                if missing.components().any(|part| part == Component::ParentDir) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "'..' after a folder that does not exist"));
+                }
+                return Ok(base.join(missing));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match existing.parent() {
+                Some(parent) => existing = parent,
+                None => return Err(error),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the last segment of a name is that of an unfinished write: anything, `#`, digits.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.split_once('#').is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Removes the folders that `name` was in, from the innermost outwards, as long as they are empty and inside `root`.
+pub(super) fn remove_empty_parents(root: &Path, name: &str) {
+    let path = root.join(name);
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
+        if std::fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes unfinished writes in `folder` and below, then the folders left empty, up to but without `root`; returns how many writes.
+pub(super) fn remove_unfinished(root: &Path, folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder {
+            removed += remove_unfinished(root, &entry.path());
+        } else if entry.file_name().to_str().is_some_and(is_unfinished) && std::fs::remove_file(entry.path()).is_ok() {
+            removed += 1;
+        }
+    }
+    if removed > 0 && folder != root {
+        // Fails, as it should, when the folder still holds something.
+        let _ = std::fs::remove_dir(folder);
+    }
+    removed
+}

@@ -1,0 +1,340 @@
+//! One door to every place that holds objects: a local folder, an S3 bucket, memory.
+//!
+//! A [`Store`] is a URL and everything below it. Writes replace whole objects atomically and, on local disks, are synced before they
+//! count as done. Reads check the length of what came back: object stores return short ranges without an error. Digests are the
+//! business of the callers ([`crate::shards`], [`crate::checkpoint`]): no store verifies what it returns.
+
+mod local;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutPayload};
+
+/// Objects larger than this are uploaded in parts: a single PUT ends at 5 GiB and restarts from zero after a fault.
+const WHOLE_PUT: usize = 32 << 20;
+/// Smallest size of an uploaded part.
+const PART: usize = 16 << 20;
+/// Most parts of one upload (the limit of S3).
+const MAX_PARTS: usize = 10_000;
+/// Parts of one upload in flight.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// What goes wrong between the program and its objects; each names the object or the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The URL names no kind of store that is supported, or cannot be read as one.
+    #[error("{url}: {reason}; supported are a local path, file:///PATH, s3://BUCKET/PREFIX and memory://")]
+    Url {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name that cannot be an object's.
+    #[error("{object}: not a usable object name: {reason}")]
+    Name {
+        /// The object.
+        object: String,
+        /// What is wrong with the name.
+        reason: String,
+    },
+    /// The object does not exist.
+    #[error("{object}: no such object")]
+    NotFound {
+        /// The object.
+        object: String,
+    },
+    /// The object is shorter or longer than it must be.
+    #[error("{object}: expected {expected} bytes, found {found}; the object is truncated or was replaced while it was read")]
+    Size {
+        /// The object.
+        object: String,
+        /// Bytes it must have, or must have at least when a range was read.
+        expected: u64,
+        /// Bytes it has.
+        found: u64,
+    },
+    /// The store refused or failed.
+    #[error("cannot {action} {object}: {source}")]
+    Backend {
+        /// What was tried: read, write, list, delete.
+        action: &'static str,
+        /// The object or folder.
+        object: String,
+        /// What the store said.
+        source: Box<object_store::Error>,
+    },
+}
+
+impl StorageError {
+    /// Whether the object simply is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+/// An object found by [`Store::list`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name relative to the store, with `/` between folders.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A folder of objects at a URL. Cheap to clone; clones share connections (and, for `memory://`, the objects).
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    local: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens a plain path, `file:///PATH`, `s3://BUCKET/PREFIX` or `memory://`. Nothing is read or written: a local folder comes into
+    /// being with its first object. S3 takes credentials, region and end point from the `AWS_*` environment. Each `memory://` is a
+    /// fresh, empty store of its own.
+    pub fn open(url: &str) -> Result<Self, StorageError> {
+        let refused = |reason: String| StorageError::Url { url: url.to_owned(), reason };
+        let Some((scheme, rest)) = url.split_once("://") else { return Self::open_local(url, FilePath::new(url)) };
+        match scheme {
+            "file" => {
+                let parsed = url::Url::parse(url).map_err(|error| refused(error.to_string()))?;
+                let path = parsed.to_file_path().map_err(|()| refused("names no absolute local path".into()))?;
+                Self::open_local(url, &path)
+            }
+            "s3" => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() {
+                    return Err(refused("names no bucket".into()));
+                }
+                let backend = s3(bucket).map_err(|error| refused(error.to_string()))?;
+                let prefix = Path::parse(prefix.trim_matches('/')).map_err(|error| refused(error.to_string()))?;
+                let url = url.trim_end_matches('/').to_owned();
+                Ok(Self { backend: Arc::new(backend), prefix, url, local: None })
+            }
+            "memory" => {
+                let prefix = Path::parse(rest.trim_matches('/')).map_err(|error| refused(error.to_string()))?;
+                let url = url.trim_end_matches('/').to_owned();
+                Ok(Self { backend: Arc::new(InMemory::new()), prefix, url, local: None })
+            }
+            _ => Err(refused(format!("unknown scheme {scheme}://"))),
+        }
+    }
+
+    fn open_local(url: &str, path: &FilePath) -> Result<Self, StorageError> {
+        let refused = |reason: String| StorageError::Url { url: url.to_owned(), reason };
+        if url.is_empty() {
+            return Err(refused("the URL is empty".into()));
+        }
+        let path = local::absolute(path).map_err(|error| refused(error.to_string()))?;
+        let prefix = Path::from_absolute_path(&path).map_err(|error| refused(error.to_string()))?;
+        let backend = LocalFileSystem::new().with_fsync(true);
+        Ok(Self { backend: Arc::new(backend), prefix, url: path.display().to_string(), local: Some(path) })
+    }
+
+    /// The store of a folder inside this one.
+    pub fn child(&self, folder: &str) -> Self {
+        let parts = folder.split('/').filter(|part| !part.is_empty());
+        let mut child = self.clone();
+        for part in parts {
+            child.prefix = child.prefix.join(part);
+            child.url = format!("{}/{part}", child.url.trim_end_matches('/'));
+            child.local = child.local.map(|path| path.join(part));
+        }
+        child
+    }
+
+    /// Where this store is: an absolute path for local folders, else the URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where an object is, for messages.
+    pub fn name_url(&self, name: &str) -> String {
+        format!("{}/{name}", self.url.trim_end_matches('/'))
+    }
+
+    /// The folder, when the store is a local one.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        self.local.clone()
+    }
+
+    /// The whole object.
+    pub async fn get(&self, name: &str) -> Result<Bytes, StorageError> {
+        let path = self.path(name)?;
+        let result = self.backend.get(&path).await.map_err(|error| self.failed("read", name, error))?;
+        let expected = result.meta.size;
+        let bytes = result.bytes().await.map_err(|error| self.failed("read", name, error))?;
+        self.check_size(name, expected, bytes.len() as u64)?;
+        Ok(bytes)
+    }
+
+    /// The bytes `range` of the object, exactly; an object that ends earlier is a [`StorageError::Size`].
+    pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let path = self.path(name)?;
+        match self.backend.get_range(&path, range.clone()).await {
+            Ok(bytes) => self.check_size(name, range.end, range.start + bytes.len() as u64).map(|()| bytes),
+            Err(error) => {
+                // Stores word a range beyond the end in different ways, so the size tells.
+                let error = self.failed("read", name, error);
+                match self.size(name).await {
+                    Ok(Some(found)) if found < range.end => Err(self.wrong_size(name, range.end, found)),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Writes the object, replacing an older one at once or not at all. When this returns, the object survives a power cut.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
+        let path = self.path(name)?;
+        let written = if self.local.is_none() && bytes.len() > WHOLE_PUT {
+            self.put_in_parts(&path, bytes).await
+        } else {
+            self.backend.put(&path, PutPayload::from(bytes)).await.map(drop)
+        };
+        written.map_err(|error| self.failed("write", name, error))
+    }
+
+    async fn put_in_parts(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
+        let mut upload = self.backend.put_multipart(path).await?;
+        let size = PART.max(bytes.len().div_ceil(MAX_PARTS));
+        let parts: Vec<_> = (0..bytes.len())
+            .step_by(size)
+            .map(|start| upload.put_part(bytes.slice(start..bytes.len().min(start + size)).into()))
+            .collect();
+        match futures::stream::iter(parts).buffer_unordered(PARTS_IN_FLIGHT).try_collect::<()>().await {
+            Ok(()) => upload.complete().await.map(drop),
+            Err(error) => {
+                // Parts of an upload that nobody aborts stay billed; the first error is the one to report.
+                if let Err(abort) = upload.abort().await {
+                    tracing::warn!(object = %path, "could not abort an upload: {abort}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// All objects in `folder` ("" for the whole store) and the folders below it, sorted by name. A missing folder is empty.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, StorageError> {
+        let prefix = self.child(folder).prefix;
+        let found: Result<Vec<_>, _> = self.backend.list(Some(&prefix)).try_collect().await;
+        let found = match found {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(self.failed("list", folder, error)),
+        };
+        let relative =
+            |path: &Path| Some(path.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>());
+        let mut entries: Vec<_> = found
+            .iter()
+            .filter_map(|object| Some(Entry { name: relative(&object.location)?.join("/"), size: object.size }))
+            .collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// The object's size in bytes, or `None` when there is no such object.
+    pub async fn size(&self, name: &str) -> Result<Option<u64>, StorageError> {
+        match self.backend.head(&self.path(name)?).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name, error)),
+        }
+    }
+
+    /// Removes the object, and on local disks the folders inside this store that become empty. Removing what is not there is no error.
+    pub async fn delete(&self, name: &str) -> Result<(), StorageError> {
+        match self.backend.delete(&self.path(name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(self.failed("delete", name, error)),
+        }
+        if let Some(root) = &self.local {
+            local::remove_empty_parents(root, name);
+        }
+        Ok(())
+    }
+
+    /// Removes what interrupted local writes left behind in `folder` and below (`NAME#1`; invisible to every other method), and returns
+    /// how many there were. Only for folders in which nobody is writing.
+    pub fn remove_unfinished(&self, folder: &str) -> usize {
+        match &self.local {
+            Some(root) => local::remove_unfinished(root, &root.join(folder)),
+            None => 0,
+        }
+    }
+
+    /// Names of the immediate sub-folders of `folder`, including local ones that hold nothing but unfinished writes; sorted.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        let prefix = self.child(folder).prefix;
+        let found = match self.backend.list_with_delimiter(Some(&prefix)).await {
+            Ok(found) => found.common_prefixes,
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(self.failed("list", folder, error)),
+        };
+        let mut names: Vec<_> = found.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn path(&self, name: &str) -> Result<Path, StorageError> {
+        let refused = |reason: String| StorageError::Name { object: self.name_url(name), reason };
+        let path = Path::parse(name).map_err(|error| refused(error.to_string()))?;
+        if name.is_empty() || local::is_unfinished(name) {
+            // The local backend writes through such names and hides them.
+            return Err(refused("it is empty or ends in '#' and digits".into()));
+        }
+        Ok(self.prefix.parts().chain(path.parts()).collect())
+    }
+
+    fn check_size(&self, name: &str, expected: u64, found: u64) -> Result<(), StorageError> {
+        if expected == found { Ok(()) } else { Err(self.wrong_size(name, expected, found)) }
+    }
+
+    fn wrong_size(&self, name: &str, expected: u64, found: u64) -> StorageError {
+        StorageError::Size { object: self.name_url(name), expected, found }
+    }
+
+    fn failed(&self, action: &'static str, name: &str, error: object_store::Error) -> StorageError {
+        match error {
+            object_store::Error::NotFound { .. } => StorageError::NotFound { object: self.name_url(name) },
+            error => StorageError::Backend { action, object: self.name_url(name), source: Box::new(error) },
+        }
+    }
+}
+
+/// The URL alone: the backend's own form is long and holds the settings of the connection.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Store").field(&self.url).finish()
+    }
+}
+
+/// The bucket, configured by the `AWS_*` environment. The backend's default limit of 30 s for a whole request would end every large
+/// transfer on a slow line; a limit on silence finds a dead connection sooner.
+fn s3(bucket: &str) -> object_store::Result<impl ObjectStore> {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    for (key, variable, limit) in
+        [(ClientConfigKey::Timeout, "AWS_TIMEOUT", "1h"), (ClientConfigKey::ReadTimeout, "AWS_READ_TIMEOUT", "60s")]
+    {
+        if std::env::var_os(variable).is_none() {
+            builder = builder.with_config(AmazonS3ConfigKey::Client(key), limit);
+        }
+    }
+    builder.build()
+}

@@ -1,0 +1,102 @@
+//! The store behaves alike on every backend that a test can have: local disk and memory.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn stores() -> (tempfile::TempDir, Vec<Store>) {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Store::open(folder.path().join("a b%20#3/data").to_str().unwrap()).unwrap();
+    (folder, vec![local, Store::open("memory://set").unwrap()])
+}
+
+#[tokio::test]
+async fn objects_come_back_as_written() {
+    let (folder, stores) = stores();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "opening writes nothing");
+    for store in stores {
+        assert_eq!(store.list("").await.unwrap(), []);
+        assert!(store.get("a").await.unwrap_err().is_not_found());
+        assert!(store.get_range("a", 0..1).await.unwrap_err().is_not_found());
+        assert_eq!(store.size("a").await.unwrap(), None);
+        store.put("b/c", Bytes::from_static(b"older, longer")).await.unwrap();
+        store.put("b/c", Bytes::from_static(b"0123456789")).await.unwrap();
+        store.put("a", Bytes::new()).await.unwrap();
+        store.put("b.d", Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(store.get("b/c").await.unwrap(), "0123456789");
+        assert_eq!(store.child("b").get("c").await.unwrap(), "0123456789");
+        assert_eq!(store.get_range("b/c", 3..6).await.unwrap(), "345");
+        assert_eq!(store.get_range("b/c", 3..3).await.unwrap(), "");
+        assert_eq!(store.get("a").await.unwrap(), "");
+        assert_eq!(store.size("b/c").await.unwrap(), Some(10));
+        let names = |entries: Vec<Entry>| entries.into_iter().map(|entry| (entry.name, entry.size)).collect::<Vec<_>>();
+        assert_eq!(names(store.list("").await.unwrap()), [("a".into(), 0), ("b.d".into(), 1), ("b/c".into(), 10)]);
+        assert_eq!(names(store.list("b").await.unwrap()), [("b/c".into(), 10)]);
+        assert_eq!(names(store.child("b").list("").await.unwrap()), [("c".into(), 10)]);
+        assert_eq!(store.folders("").await.unwrap(), ["b"]);
+        store.delete("b/c").await.unwrap();
+        store.delete("b/c").await.unwrap();
+        assert_eq!(names(store.list("b").await.unwrap()), []);
+        assert_eq!(store.folders("").await.unwrap(), Vec::<String>::new(), "{}", store.url());
+    }
+}
+
+#[tokio::test]
+async fn a_range_beyond_the_end_names_object_and_sizes() {
+    for store in stores().1 {
+        store.put("short", Bytes::from_static(b"0123")).await.unwrap();
+        for range in [2..9, 4..9, 7..9] {
+            let error = store.get_range("short", range.clone()).await.unwrap_err();
+            assert!(matches!(error, StorageError::Size { expected: 9, found: 4, .. }), "{range:?}: {error}");
+            assert!(error.to_string().starts_with(&store.name_url("short")), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_objects_are_uploaded_in_parts() {
+    let store = Store::open("memory://").unwrap();
+    let bytes: Bytes = (0..WHOLE_PUT + 12_345).map(|index| (index % 251) as u8).collect();
+    store.put("large", bytes.clone()).await.unwrap();
+    assert!(store.get("large").await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn unusable_names_and_urls_are_refused() {
+    let store = Store::open("memory://").unwrap();
+    for name in ["", "a#1", "b/c#22", "../up", "a//b", "./a"] {
+        assert!(matches!(store.put(name, Bytes::new()).await, Err(StorageError::Name { .. })), "{name:?}");
+    }
+    store.put("a#b", Bytes::new()).await.unwrap();
+    for url in ["gopher://x/y", "", "file://host/x", "s3://"] {
+        let error = Store::open(url).unwrap_err().to_string();
+        assert!(error.starts_with(url) && error.contains("s3://BUCKET"), "{error}");
+    }
+}
+
+#[test]
+fn local_urls_become_absolute_paths() {
+    let here = std::env::current_dir().unwrap();
+    let path = |url: &str| Store::open(url).unwrap().local_path().unwrap();
+    assert_eq!(path("data/x"), here.join("data/x"));
+    assert_eq!(path("file:///data/a%20b"), FilePath::new("/data/a b"));
+    assert_eq!(path("src/../new/x"), here.canonicalize().unwrap().join("new/x"));
+    assert_eq!(Store::open("data").unwrap().child("train/").name_url("a"), format!("{}/data/train/a", here.display()));
+    assert_eq!(Store::open("memory://x/").unwrap().child("train").url(), "memory://x/train");
+}
+
+#[tokio::test]
+async fn traces_of_interrupted_writes_can_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    store.put("x/kept", Bytes::new()).await.unwrap();
+    std::fs::create_dir(folder.path().join("y")).unwrap();
+    for name in ["x/kept#1", "y/new.json#12"] {
+        std::fs::write(folder.path().join(name), "torn").unwrap();
+    }
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    assert_eq!(store.folders("").await.unwrap(), ["x", "y"]);
+    assert_eq!(store.remove_unfinished("y"), 1);
+    assert_eq!(store.remove_unfinished(""), 1);
+    assert_eq!(store.folders("").await.unwrap(), ["x"]);
+    assert_eq!(std::fs::read_dir(folder.path().join("x")).unwrap().count(), 1);
+}
