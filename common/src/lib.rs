@@ -2,6 +2,8 @@
 //! journal, and where things lie in a run's folder. Nothing here knows a tensor.
 
 pub mod config;
+pub mod control;
+pub mod job;
 pub mod run_dir;
 pub mod telemetry;
 pub mod sampler;

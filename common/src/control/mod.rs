@@ -1,0 +1,20 @@
+//! The channel between workers and coordinator.
+//!
+//! The coordinator listens on a port of the system's choosing and writes address and a fresh key into [`Address`]'s file in the run
+//! folder, readable by its owner only. A worker ([`ControlClient`]) connects and both prove by the first two messages of a Noise
+//! handshake (`NNpsk0`) that they know the key; after that every [`messages`] frame is encrypted and authenticated. A peer without the
+//! key is dropped without having been sent a byte.
+
+mod address;
+mod client;
+mod error;
+mod frames;
+pub mod messages;
+mod outbox;
+mod server;
+
+pub use address::{Address, Key};
+pub use client::ControlClient;
+pub use error::ControlError;
+pub use messages::{Failure, FailureKind, FromWorker, Hello, Progress, ToWorker};
+pub use server::{Connection, ServerEvent, bind, serve};

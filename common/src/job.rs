@@ -1,0 +1,61 @@
+//! The jobs that a worker can do. Both binaries name them, and each has its folder within a run.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What the workers of one launch do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Job {
+    /// Train backbone, slot attention and UNet.
+    Train,
+    /// Draw the built-in data set.
+    Scenes,
+    /// Train the KL autoencoder.
+    Autoencoder,
+    /// Images to posterior moments.
+    Encode,
+    /// Held-out figures and pictures.
+    Evaluate,
+    /// Scenes composed from a slot library.
+    Compose,
+}
+
+impl Job {
+    /// Every job, in the order in which an experiment goes through them.
+    pub const ALL: [Self; 6] = [Self::Scenes, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose];
+
+    /// The name on command lines and in folders.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Scenes => "scenes",
+            Self::Autoencoder => "autoencoder",
+            Self::Encode => "encode",
+            Self::Evaluate => "evaluate",
+            Self::Compose => "compose",
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A job name that does not exist.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("there is no job `{0}`: the jobs are scenes, autoencoder, encode, train, evaluate and compose")]
+pub struct UnknownJob(String);
+
+impl FromStr for Job {
+    type Err = UnknownJob;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|job| job.name() == name).ok_or_else(|| UnknownJob(name.into()))
+    }
+}
