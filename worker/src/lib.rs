@@ -1,5 +1,7 @@
 //! The heavy half: one process per GPU (or CPU share) that owns tensors and runs one job.
 
 pub mod collectives;
+pub mod diffusion;
 pub mod jobs;
+pub mod model;
 pub mod place;

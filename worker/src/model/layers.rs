@@ -1,0 +1,129 @@
+//! The four elementary layers, with PyTorch's default initialisation and parameter names (`weight`, `bias`).
+
+use tch::Tensor;
+
+use super::variables::{Distribution, Scope};
+
+/// y = x W^T + b over the last dimension.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    /// [out, in]
+    pub(crate) weight: Tensor,
+    /// [out]
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn new(scope: &Scope, input: i64, output: i64) -> Self {
+        let layer = Self::unbiased(scope, input, output);
+        Self { bias: Some(scope.parameter("bias", &[output], Distribution::fan_in(input))), ..layer }
+    }
+
+    pub(crate) fn unbiased(scope: &Scope, input: i64, output: i64) -> Self {
+        Self { weight: scope.parameter("weight", &[output, input], Distribution::fan_in(input)), bias: None }
+    }
+
+    /// [.., in] -> [.., out]
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Several linear layers of one input as a single matrix product: [.., in] -> [.., sum of outs]. The weights stay separate variables.
+pub(crate) fn fused_linear(x: &Tensor, layers: &[&Linear]) -> Tensor {
+    let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
+    let biases: Vec<&Tensor> = layers.iter().filter_map(|layer| layer.bias.as_ref()).collect();
+    let bias = (biases.len() == layers.len()).then(|| Tensor::cat(&biases, 0));
+    x.linear(&Tensor::cat(&weights, 0), bias.as_ref())
+}
+
+/// A square convolution.
+#[derive(Debug)]
+pub(crate) struct Conv2d {
+    /// [out, in, kernel, kernel]
+    weight: Tensor,
+    /// [out]
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    pub(crate) fn new(scope: &Scope, input: i64, output: i64, kernel: i64, stride: i64, padding: i64) -> Self {
+        let distribution = Distribution::fan_in(input * kernel * kernel);
+        let weight = scope.parameter("weight", &[output, input, kernel, kernel], distribution);
+        let bias = scope.parameter("bias", &[output], distribution);
+        Self { weight, bias, stride, padding }
+    }
+
+    /// 3x3, stride 1, same size.
+    pub(crate) fn same(scope: &Scope, input: i64, output: i64) -> Self {
+        Self::new(scope, input, output, 3, 1, 1)
+    }
+
+    /// 1x1.
+    pub(crate) fn pointwise(scope: &Scope, input: i64, output: i64) -> Self {
+        Self::new(scope, input, output, 1, 1, 0)
+    }
+
+    /// [B, in, h, w] -> [B, out, h', w']
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        self.convolve(x, &self.bias)
+    }
+
+    /// As [`forward`](Self::forward), with `extra` [out] added to every position for free.
+    pub(crate) fn forward_with_bias(&self, x: &Tensor, extra: &Tensor) -> Tensor {
+        self.convolve(x, &(&self.bias + extra))
+    }
+
+    /// A 1x1 convolution of tokens: [.., in] -> [.., out].
+    pub(crate) fn forward_tokens(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight.flatten(1, -1), Some(&self.bias))
+    }
+
+    fn convolve(&self, x: &Tensor, bias: &Tensor) -> Tensor {
+        x.conv2d(&self.weight, Some(bias), [self.stride; 2], [self.padding; 2], [1; 2], 1)
+    }
+}
+
+/// Normalisation over groups of channels and all positions.
+#[derive(Debug)]
+pub(crate) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    pub(crate) fn new(scope: &Scope, groups: i64, channels: i64, epsilon: f64) -> Self {
+        let weight = scope.parameter("weight", &[channels], Distribution::Constant(1.0));
+        let bias = scope.parameter("bias", &[channels], Distribution::Constant(0.0));
+        Self { weight, bias, groups, epsilon }
+    }
+
+    /// [B, C, h, w] -> the same.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.epsilon, true)
+    }
+}
+
+/// Normalisation over the last dimension.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(scope: &Scope, size: i64) -> Self {
+        let weight = scope.parameter("weight", &[size], Distribution::Constant(1.0));
+        let bias = scope.parameter("bias", &[size], Distribution::Constant(0.0));
+        Self { weight, bias }
+    }
+
+    /// [.., size] -> the same.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), 1e-5, true)
+    }
+}

@@ -1,0 +1,1 @@
+//! The networks against the official sizes.
