@@ -1,6 +1,7 @@
 //! What both binaries share: configuration, the control channel, storage, shards, the order of samples, checkpoints as bytes, the
 //! journal, and where things lie in a run's folder. Nothing here knows a tensor.
 
+pub mod checkpoint;
 pub mod config;
 pub mod control;
 pub mod job;

@@ -44,21 +44,19 @@ pub(super) fn remove_empty_parents(root: &Path, name: &str) {
     }
 }
 
-/// Removes unfinished writes in `folder` and below, then the folders left empty, up to but without `root`; returns how many writes.
-pub(super) fn remove_unfinished(root: &Path, folder: &Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let mut removed = 0;
-    for entry in entries.flatten() {
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder {
-            removed += remove_unfinished(root, &entry.path());
-        } else if entry.file_name().to_str().is_some_and(is_unfinished) && std::fs::remove_file(entry.path()).is_ok() {
-            removed += 1;
+/// Names, relative to `root`, of the unfinished writes in `folder` and below; sorted.
+pub(super) fn unfinished(root: &Path, folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() && !path.is_symlink() {
+            names.extend(unfinished(root, &path));
+        } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str)
+            && is_unfinished(name)
+        {
+            names.push(name.to_owned());
         }
     }
-    if removed > 0 && folder != root {
-        // Fails, as it should, when the folder still holds something.
-        let _ = std::fs::remove_dir(folder);
-    }
-    removed
+    names.sort();
+    names
 }

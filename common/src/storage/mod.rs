@@ -270,26 +270,20 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what interrupted local writes left behind in `folder` and below (`NAME#1`; invisible to every other method), and returns
-    /// how many there were. Only for folders in which nobody is writing.
-    pub fn remove_unfinished(&self, folder: &str) -> usize {
-        match &self.local {
-            Some(root) => local::remove_unfinished(root, &root.join(folder)),
-            None => 0,
-        }
+    /// What interrupted local writes left behind in `folder` and below: names such as `NAME#1`, which no other method shows.
+    pub fn unfinished(&self, folder: &str) -> Vec<String> {
+        self.local.as_ref().map(|root| local::unfinished(root, &root.join(folder))).unwrap_or_default()
     }
 
-    /// Names of the immediate sub-folders of `folder`, including local ones that hold nothing but unfinished writes; sorted.
-    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, StorageError> {
-        let prefix = self.child(folder).prefix;
-        let found = match self.backend.list_with_delimiter(Some(&prefix)).await {
-            Ok(found) => found.common_prefixes,
-            Err(object_store::Error::NotFound { .. }) => Vec::new(),
-            Err(error) => return Err(self.failed("list", folder, error)),
-        };
-        let mut names: Vec<_> = found.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
-        names.sort();
-        Ok(names)
+    /// Removes what [`Self::unfinished`] shows. Only for folders in which nobody is writing.
+    pub fn remove_unfinished(&self, folder: &str) {
+        let Some(root) = &self.local else { return };
+        for name in self.unfinished(folder) {
+            match std::fs::remove_file(root.join(&name)) {
+                Ok(()) => local::remove_empty_parents(root, &name),
+                Err(error) => tracing::warn!("could not remove {}: {error}", self.name_url(&name)),
+            }
+        }
     }
 
     fn path(&self, name: &str) -> Result<Path, StorageError> {

@@ -1,0 +1,138 @@
+//! Checkpoints as bytes: write-once parts, and a manifest that makes them a checkpoint.
+//!
+//! ```text
+//! 0000001000/000002-5f0c93d2a7b41e68/weights.safetensors      step 1000, saved by generation 2
+//! 0000001000/000002-5f0c93d2a7b41e68/moments.safetensors
+//! 0000001000/000002-5f0c93d2a7b41e68/manifest.json            the last object: the commit point
+//! ```
+//!
+//! Every attempt to save has a folder of its own, with a random number in its name, so no object is ever written twice and two
+//! generations that save the same step cannot mix. What is in force is the newest step whose manifest verifies and whose parts are
+//! all there, byte for byte; names only give the order in which to look, and modification times nothing. A crash at any moment leaves
+//! the checkpoints that were committed before. [`Attempt`] saves, [`CheckpointStore`] finds, reads and clears away.
+
+mod attempt;
+mod catalogue;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use attempt::Attempt;
+pub use store::{CheckpointStore, Listed, Skipped};
+
+use crate::sealed::SealError;
+use crate::storage::StorageError;
+
+/// The format that this program writes and reads.
+pub const VERSION: u32 = 1;
+
+/// What a checkpoint consists of and which run it belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Format of this manifest, [`VERSION`].
+    pub version: u32,
+    /// The run; a checkpoint of another run must not be resumed from.
+    pub run_id: String,
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Generation of workers that saved it.
+    pub generation: u64,
+    /// Number of workers that saved it.
+    pub world: usize,
+    /// Digest of the configuration.
+    pub config_hash: String,
+    /// Fingerprint of the data set ([`crate::shards::Manifest::fingerprint`]).
+    pub data_fingerprint: String,
+    /// The parts.
+    pub parts: Vec<Part>,
+    /// What else a resumed run needs; small.
+    pub extra: Value,
+}
+
+impl Manifest {
+    /// The part of that name.
+    pub fn part(&self, name: &str) -> Option<&Part> {
+        self.parts.iter().find(|part| part.name == name)
+    }
+}
+
+/// One object of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where it lies in the checkpoint store.
+    pub object: String,
+    /// What it is: `weights`, `moments`, ...
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub blake3: String,
+}
+
+/// What goes wrong with checkpoints; each names the object.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A manifest that cannot be believed or read.
+    #[error("{object}: unusable checkpoint manifest: {reason}")]
+    Manifest {
+        /// The manifest.
+        object: String,
+        /// What is wrong with it.
+        reason: SealError,
+    },
+    /// An intact manifest that lies in the wrong folder.
+    #[error("{object}: this manifest is that of step {step}, generation {generation}; it was copied or renamed")]
+    Misplaced {
+        /// The manifest.
+        object: String,
+        /// Step in the manifest.
+        step: u64,
+        /// Generation in the manifest.
+        generation: u64,
+    },
+    /// A part whose content is not what was saved.
+    #[error("{object}: this part of the checkpoint is damaged: expected blake3 {expected}, found {found}")]
+    Corrupt {
+        /// The part.
+        object: String,
+        /// Digest in the manifest.
+        expected: String,
+        /// Digest of what was read.
+        found: String,
+    },
+    /// A name that no part can have.
+    #[error("{name:?} cannot name a part of a checkpoint: use lower-case letters, digits, '-' and '_'")]
+    PartName {
+        /// The name.
+        name: String,
+    },
+    /// A manifest was to be committed that does not belong to the attempt.
+    #[error("{folder}: cannot commit this checkpoint: {reason}")]
+    Commit {
+        /// Folder of the attempt.
+        folder: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The operating system gave no random number.
+    #[error("no random number for the name of a checkpoint: {0}")]
+    Random(getrandom::Error),
+}
+
+impl CheckpointError {
+    /// Whether the checkpoint itself is incomplete or damaged, so that an older one is the answer; otherwise (the store is unreachable,
+    /// say) falling back would throw away good work.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage(error) => matches!(error, StorageError::NotFound { .. } | StorageError::Size { .. }),
+            Self::Manifest { .. } | Self::Misplaced { .. } | Self::Corrupt { .. } => true,
+            Self::PartName { .. } | Self::Commit { .. } | Self::Random(_) => false,
+        }
+    }
+}
