@@ -12,8 +12,6 @@ mod frames;
 pub mod messages;
 mod outbox;
 mod server;
-#[cfg(test)]
-mod tests;
 
 pub use address::{Address, Key};
 pub use client::ControlClient;

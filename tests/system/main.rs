@@ -1,0 +1,15 @@
+//! Whole-system tests: the real binaries as real processes, on a small experiment in a temporary folder.
+//!
+//! `make test` builds the binaries first; the tests take them from `target/release` (or `CARGO_TARGET_DIR`).
+// A test says what it expects by panicking; clippy only knows that of functions marked #[test], not of their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+mod bad_input;
+mod lab;
+mod light_binary;
+mod pipeline;
+mod processes;
+mod records;
+mod snapshot;
+mod survival;
+mod world_size;

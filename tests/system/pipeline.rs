@@ -1,0 +1,51 @@
+//! An experiment from nothing to its pictures, and again.
+
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::snapshot::snapshot;
+
+const JOBS: [&str; 6] = ["scenes", "autoencoder", "encode", "train", "evaluate", "compose"];
+
+#[test]
+fn six_launches_lead_from_nothing_to_scores_and_pictures() {
+    let lab = Lab::empty();
+    for job in JOBS {
+        lab.launch(&["--job", job]).expect_success();
+    }
+    let run = lab.run();
+    scores_are_between_bounds(&fs::read_to_string(run.evaluation()).unwrap());
+    let pictures = snapshot(&run.pictures());
+    assert!(pictures.len() >= 2, "a grid of evaluate and one of compose: {:?}", pictures.keys());
+    for name in pictures.keys() {
+        assert!(fs::read(run.pictures().join(name)).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"), "{name}");
+    }
+    assert_eq!(snapshot(&run.tensorboard()).len(), 1, "one event file of one start");
+    for rank in 0..2 {
+        assert!(run.log_file(1, rank).exists());
+    }
+    for job in ["scenes", "autoencoder", "encode"] {
+        let before = newest_change(&lab.path().join("data"));
+        lab.launch(&["--job", job]).expect_success();
+        assert_eq!(newest_change(&lab.path().join("data")), before, "{job} did its work twice");
+    }
+}
+
+/// Trained and untrained model on the same scenes, every score a share of 1 (the adjusted Rand index may be a little below 0).
+fn scores_are_between_bounds(text: &str) {
+    let report: Value = serde_json::from_str(text).unwrap();
+    for model in ["trained", "untrained"] {
+        for score in ["fg_ari", "miou", "mbo"] {
+            let value = report[model][score].as_f64().unwrap_or_else(|| panic!("no {score} of the {model} model in {text}"));
+            assert!((-0.5..=1.0).contains(&value), "{model} {score} {value}");
+        }
+    }
+}
+
+fn newest_change(folder: &Path) -> Option<SystemTime> {
+    snapshot(folder).keys().map(|name| fs::metadata(folder.join(name)).unwrap().modified().unwrap()).max()
+}
