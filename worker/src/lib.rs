@@ -5,3 +5,4 @@ pub mod diffusion;
 pub mod jobs;
 pub mod model;
 pub mod place;
+pub mod scenes;
