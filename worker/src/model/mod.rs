@@ -87,4 +87,5 @@ impl LatentSlotDiffusion {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
