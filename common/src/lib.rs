@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod control;
 pub mod job;
+pub mod journal;
 pub mod run_dir;
 pub mod sampler;
 pub mod sealed;

@@ -12,6 +12,8 @@ mod frames;
 pub mod messages;
 mod outbox;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Address, Key};
 pub use client::ControlClient;
