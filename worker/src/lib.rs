@@ -1,7 +1,9 @@
 //! The heavy half: one process per GPU (or CPU share) that owns tensors and runs one job.
 
 pub mod collectives;
+pub mod concepts;
 pub mod diffusion;
+pub mod evaluation;
 pub mod jobs;
 pub mod model;
 pub mod place;

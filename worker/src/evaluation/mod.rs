@@ -1,0 +1,12 @@
+//! How good the slots are at finding objects: figures over labels, and pictures to look at. Nothing here knows a tensor.
+
+mod hungarian;
+mod lettering;
+mod palette;
+mod pictures;
+mod segmentation;
+
+pub use hungarian::assign;
+pub use palette::colour;
+pub use pictures::{Picture, PictureError, grid};
+pub use segmentation::{Figures, ImageFigures, Sums, adjusted_rand_index, foreground_ari, match_labels, score};

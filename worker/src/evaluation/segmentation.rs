@@ -1,0 +1,253 @@
+//! Segmentation figures over label maps: FG-ARI, mIoU and mBO, by the protocol of the LSD paper.
+//!
+//! Labels are instance ids; 0 in the truth is the background, which counts nowhere. mIoU matches slots to objects one to one
+//! (Hungarian, on the cosine distance between one-hot masks) and then takes the IoU of each pair; mBO takes for every object the best
+//! IoU of any slot. Both are averaged over objects, as the paper does, and over images, as most other work does.
+
+use super::hungarian::assign;
+use serde::Serialize;
+
+/// How often each pair of labels occurs, `[truth labels, predicted labels]`.
+struct Contingency {
+    counts: Vec<u64>,
+    columns: usize,
+}
+
+impl Contingency {
+    fn new(pairs: impl Iterator<Item = (u8, u8)> + Clone) -> Self {
+        let size = |labels: &mut dyn Iterator<Item = u8>| labels.max().map_or(0, |label| usize::from(label) + 1);
+        let rows = size(&mut pairs.clone().map(|(truth, _)| truth));
+        let columns = size(&mut pairs.clone().map(|(_, predicted)| predicted));
+        let mut counts = vec![0; rows * columns];
+        for (truth, predicted) in pairs {
+            counts[usize::from(truth) * columns + usize::from(predicted)] += 1;
+        }
+        Self { counts, columns }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &[u64]> {
+        self.counts.chunks(self.columns.max(1))
+    }
+
+    fn column_sums(&self) -> Vec<u64> {
+        let mut sums = vec![0; self.columns];
+        for row in self.rows() {
+            sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
+        }
+        sums
+    }
+
+    /// The adjusted Rand index from pair counts, exact in integers up to the last division.
+    fn adjusted_rand_index(&self) -> f64 {
+        let squares =
+            |counts: &mut dyn Iterator<Item = u64>| counts.map(|count| i128::from(count) * i128::from(count)).sum::<i128>();
+        let total: i128 = self.counts.iter().map(|&count| i128::from(count)).sum();
+        let together = squares(&mut self.counts.iter().copied());
+        let truth = squares(&mut self.rows().map(|row| row.iter().sum()));
+        let predicted = squares(&mut self.column_sums().into_iter());
+        let (both, only_truth, only_predicted) = (together - total, truth - together, predicted - together);
+        let neither = total * total - truth - predicted + together;
+        if only_truth == 0 && only_predicted == 0 {
+            return 1.0;
+        }
+        let expected = (both + only_truth) * (only_truth + neither) + (both + only_predicted) * (only_predicted + neither);
+        2.0 * (both * neither - only_truth * only_predicted) as f64 / expected as f64
+    }
+}
+
+/// Adjusted Rand index of two labellings of the same pixels: 1 when they agree up to names, about 0 by chance.
+pub fn adjusted_rand_index(truth: &[u8], predicted: &[u8]) -> f64 {
+    Contingency::new(truth.iter().copied().zip(predicted.iter().copied())).adjusted_rand_index()
+}
+
+/// FG-ARI: the adjusted Rand index over the pixels of objects; `None` without any.
+pub fn foreground_ari(truth: &[u8], predicted: &[u8]) -> Option<f64> {
+    let foreground = truth.iter().copied().zip(predicted.iter().copied()).filter(|(truth, _)| *truth > 0);
+    foreground.clone().next().is_some().then(|| Contingency::new(foreground).adjusted_rand_index())
+}
+
+/// The predicted label that stands for each true label 0, 1, ..: one to one, by cosine distance between one-hot masks.
+pub fn match_labels(truth: &[u8], predicted: &[u8]) -> Vec<Option<usize>> {
+    let table = Contingency::new(truth.iter().copied().zip(predicted.iter().copied()));
+    let rows: Vec<&[u64]> = table.rows().collect();
+    assign(&cosine_distances(&rows, &table.column_sums()), rows.len(), table.columns)
+}
+
+/// 1 - |A and B| / sqrt(|A| |B|) for every pair; 1 for empty masks.
+fn cosine_distances(rows: &[&[u64]], column_sums: &[u64]) -> Vec<f64> {
+    let distance = |both: u64, a: u64, b: u64| if both == 0 { 1.0 } else { 1.0 - both as f64 / (a as f64 * b as f64).sqrt() };
+    let row_distances = |row: &&[u64]| {
+        let area: u64 = row.iter().sum();
+        row.iter().zip(column_sums).map(|(&both, &sum)| distance(both, area, sum)).collect::<Vec<_>>()
+    };
+    rows.iter().flat_map(row_distances).collect()
+}
+
+/// The figures of one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageFigures {
+    /// FG-ARI; `None` without objects.
+    pub foreground_ari: Option<f64>,
+    /// Per object, the IoU with the slot matched to it; 0 when no slot is left.
+    pub matched: Vec<f64>,
+    /// Per object, the best IoU of any slot.
+    pub best: Vec<f64>,
+}
+
+/// Judges one predicted label map against the truth.
+pub fn score(truth: &[u8], predicted: &[u8]) -> ImageFigures {
+    let table = Contingency::new(truth.iter().copied().zip(predicted.iter().copied()));
+    let column_sums = table.column_sums();
+    // Row 0 is the background; labels that occur nowhere are no objects.
+    let objects: Vec<&[u64]> = table.rows().skip(1).filter(|row| row.iter().any(|&count| count > 0)).collect();
+    let iou = |row: &[u64], column: usize| {
+        let union = row.iter().sum::<u64>() + column_sums[column] - row[column];
+        row[column] as f64 / union as f64
+    };
+    let assignment = assign(&cosine_distances(&objects, &column_sums), objects.len(), table.columns);
+    ImageFigures {
+        foreground_ari: foreground_ari(truth, predicted),
+        matched: objects.iter().zip(assignment).map(|(row, column)| column.map_or(0.0, |column| iou(row, column))).collect(),
+        best: objects.iter().map(|row| (0..table.columns).map(|column| iou(row, column)).fold(0.0, f64::max)).collect(),
+    }
+}
+
+/// Sums over images, which add up over workers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sums([f64; 7]);
+
+impl Sums {
+    /// Adds one image; one without objects counts nowhere.
+    pub fn add(&mut self, image: &ImageFigures) {
+        let Some(ari) = image.foreground_ari else { return };
+        let objects = image.matched.len() as f64;
+        let (matched, best): (f64, f64) = (image.matched.iter().sum(), image.best.iter().sum());
+        let terms = [1.0, objects, ari, matched, best, matched / objects, best / objects];
+        self.0.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+    }
+
+    /// The sums as numbers, to be added to those of other workers.
+    pub fn as_slice(&self) -> &[f64] {
+        &self.0
+    }
+
+    /// Sums from the numbers of [`Self::as_slice`]; missing ones are 0.
+    pub fn from_slice(numbers: &[f64]) -> Self {
+        let mut sums = Self::default();
+        sums.0.iter_mut().zip(numbers).for_each(|(sum, number)| *sum = *number);
+        sums
+    }
+
+    /// The means; 0 throughout without images.
+    pub fn figures(&self) -> Figures {
+        let [images, objects, ari, matched, best, matched_means, best_means] = self.0;
+        let mean = |sum: f64, count: f64| if count > 0.0 { sum / count } else { 0.0 };
+        Figures {
+            images: images as u64,
+            objects: objects as u64,
+            fg_ari: mean(ari, images),
+            miou: mean(matched, objects),
+            mbo: mean(best, objects),
+            miou_over_images: mean(matched_means, images),
+            mbo_over_images: mean(best_means, images),
+        }
+    }
+}
+
+/// The figures of a set of images, each between 0 and 1 (FG-ARI can be below 0), higher is better.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figures {
+    /// Images with objects.
+    pub images: u64,
+    /// Objects in them.
+    pub objects: u64,
+    /// FG-ARI, mean over images.
+    pub fg_ari: f64,
+    /// mIoU, mean over objects (the paper's).
+    pub miou: f64,
+    /// mBO, mean over objects (the paper's).
+    pub mbo: f64,
+    /// mIoU, mean over images of the mean over their objects.
+    pub miou_over_images: f64,
+    /// mBO, mean over images of the mean over their objects.
+    pub mbo_over_images: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn close(a: &[f64], b: &[f64]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-8)
+    }
+
+    /// Expected values by scikit-learn 1.9.1 and SciPy:
+    /// ```python
+    /// i = np.arange(60); t = i // 12; p = (i + 9 * (i % 5 == 0)) // 20
+    /// adjusted_rand_score(t, p), adjusted_rand_score(t[t > 0], p[t > 0])
+    /// T = np.stack([t == k for k in range(1, 5)]).astype(float); P = np.stack([p == k for k in range(4)]).astype(float)
+    /// iou = (T @ P.T) / np.maximum(T[:, None], P[None]).sum(-1)
+    /// iou[linear_sum_assignment(cosine_distances(T, P))], iou.max(1)
+    /// ```
+    #[test]
+    fn figures_equal_those_of_scikit_learn() {
+        let truth: Vec<u8> = (0..60).map(|i| i / 12).collect();
+        let predicted: Vec<u8> = (0..60).map(|i| (i + if i % 5 == 0 { 9 } else { 0 }) / 20).collect();
+        assert!(close(&[adjusted_rand_index(&truth, &predicted)], &[0.409_363_474_421_055_25]));
+        let figures = score(&truth, &predicted);
+        assert!(close(&[figures.foreground_ari.unwrap_or_default()], &[0.340_034_770_204_609_26]));
+        assert!(close(&figures.matched, &[0.291_666_666_67, 0.523_809_523_81, 0.333_333_333_33, 0.083_333_333_33]));
+        assert!(close(&figures.best, &[0.291_666_666_67, 0.523_809_523_81, 0.333_333_333_33, 0.523_809_523_81]));
+    }
+
+    #[test]
+    fn averages_over_objects_and_over_images_differ_as_they_should() {
+        let mut sums = Sums::default();
+        sums.add(&ImageFigures { foreground_ari: Some(1.0), matched: vec![1.0], best: vec![1.0] });
+        sums.add(&ImageFigures { foreground_ari: Some(0.5), matched: vec![0.0, 0.0, 0.3], best: vec![0.0, 0.3, 0.3] });
+        sums.add(&ImageFigures { foreground_ari: None, matched: vec![], best: vec![] });
+        let figures = Sums::from_slice(sums.as_slice()).figures();
+        assert_eq!((figures.images, figures.objects, figures.fg_ari), (2, 4, 0.75));
+        assert!(close(&[figures.miou, figures.mbo], &[0.325, 0.4]));
+        assert!(close(&[figures.miou_over_images, figures.mbo_over_images], &[0.55, 0.6]));
+    }
+
+    #[test]
+    fn images_without_objects_and_images_with_too_few_slots_are_judged() {
+        assert_eq!(score(&[0, 0], &[1, 2]), ImageFigures { foreground_ari: None, matched: vec![], best: vec![] });
+        let figures = score(&[1, 1, 1, 2, 2, 0], &[0, 0, 0, 0, 0, 0]);
+        assert!(close(&figures.matched, &[0.5, 0.0]) && close(&figures.best, &[0.5, 1.0 / 3.0]));
+        assert_eq!(figures.foreground_ari, Some(0.0));
+    }
+
+    /// A label map of a few hundred pixels.
+    fn labels(count: u8) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0..count, 400)
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_slots_do_not_matter(truth in labels(5), predicted in labels(7), names in Just((0u8..7).collect::<Vec<_>>()).prop_shuffle()) {
+            let renamed: Vec<u8> = predicted.iter().map(|&label| names[usize::from(label)]).collect();
+            let (a, b) = (score(&truth, &predicted), score(&truth, &renamed));
+            prop_assert_eq!(a.foreground_ari, b.foreground_ari);
+            prop_assert!(close(&a.best, &b.best));
+            prop_assert!((a.matched.iter().sum::<f64>() - b.matched.iter().sum::<f64>()).abs() < 0.05);
+        }
+
+        #[test]
+        fn the_truth_is_perfect_and_chance_is_worth_nothing(truth in labels(5), predicted in labels(7)) {
+            let perfect = score(&truth, &truth);
+            prop_assert_eq!(perfect.foreground_ari, Some(1.0));
+            prop_assert!(perfect.matched.iter().chain(&perfect.best).all(|&iou| iou == 1.0));
+            prop_assert!(adjusted_rand_index(&truth, &predicted).abs() < 0.05);
+        }
+
+        #[test]
+        fn no_match_is_better_than_the_best(truth in labels(6), predicted in labels(4)) {
+            let figures = score(&truth, &predicted);
+            prop_assert!(figures.matched.iter().zip(&figures.best).all(|(matched, best)| matched <= best));
+        }
+    }
+}
