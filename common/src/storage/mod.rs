@@ -4,6 +4,8 @@
 //! count as done. Reads check the length of what came back: object stores return short ranges without an error. Digests are the
 //! business of the callers ([`crate::shards`], [`crate::checkpoint`]): no store verifies what it returns.
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod local;
 #[cfg(test)]
 mod tests;
