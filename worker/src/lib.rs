@@ -2,9 +2,12 @@
 
 pub mod collectives;
 pub mod concepts;
+pub mod data;
 pub mod diffusion;
 pub mod evaluation;
 pub mod jobs;
+pub mod metrics;
 pub mod model;
 pub mod place;
 pub mod scenes;
+pub mod training;

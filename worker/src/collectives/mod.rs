@@ -2,10 +2,18 @@
 //!
 //! Every worker calls the same operations in the same order with tensors of the same size, from one thread.
 
+mod in_process;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod solo;
 
+pub use in_process::InProcess;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use solo::Solo;
 
+use crate::place::Place;
+use common::config::CollectiveKind;
 use tch::{Kind, Tensor};
 use thiserror::Error;
 
@@ -52,6 +60,28 @@ pub trait Collective: Send {
 
     /// Tells the other workers not to wait for this one any longer. With MPI this ends all processes.
     fn abort(&mut self);
+}
+
+/// Connects the workers by the configured means: `auto` is solo for one worker and MPI for more.
+///
+/// # Errors
+/// Several workers without MPI, or an MPI that disagrees with the launcher.
+pub fn connect(kind: CollectiveKind, place: Place) -> Result<Box<dyn Collective>, CollectiveError> {
+    match kind {
+        CollectiveKind::Auto | CollectiveKind::Solo if place.world == 1 => Ok(Box::new(Solo)),
+        CollectiveKind::Solo => Err(CollectiveError::SoloWorld { world: place.world }),
+        CollectiveKind::Auto | CollectiveKind::Mpi => connect_mpi(place),
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn connect_mpi(place: Place) -> Result<Box<dyn Collective>, CollectiveError> {
+    Ok(Box::new(Mpi::connect(place)?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn connect_mpi(_place: Place) -> Result<Box<dyn Collective>, CollectiveError> {
+    Err(CollectiveError::WithoutMpi)
 }
 
 /// Why workers could not do something together.

@@ -1,5 +1,8 @@
-//! Which failures a user mends by changing input, and which are the program's or the machine's.
+//! Which failures a user mends by changing the input, and which are the program's or the machine's.
 
+use crate::data::DataError;
+use common::control::FailureKind;
+use common::shards::ShardError;
 use std::fmt;
 
 /// Marks an error whose cause is the user's input: configuration, data set, checkpoint, folder. It prints as the error itself.
@@ -30,27 +33,22 @@ impl std::error::Error for BadInput {
     }
 }
 
-/// The two kinds of failure, which restarts and exit codes tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// Trying again cannot help: the input must change. Exit code 2.
-    BadInput,
-    /// Anything else. Exit code 1.
-    Failure,
+/// Bad input if anything in the chain of `error` says so, else a fault.
+pub fn failure_kind(error: &anyhow::Error) -> FailureKind {
+    if error.chain().any(is_bad_input) { FailureKind::BadInput } else { FailureKind::Fault }
 }
 
-impl FailureKind {
-    /// The kind of `error`: bad input if anything in its chain is marked so.
-    pub fn of(error: &anyhow::Error) -> Self {
-        if error.chain().any(|cause| cause.is::<BadInput>()) { Self::BadInput } else { Self::Failure }
-    }
+fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<BadInput>()
+        || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
+        || cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
+}
 
-    /// The worker's exit code.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Failure => 1,
-            Self::BadInput => 2,
-        }
+/// The worker's exit code for a failure.
+pub fn exit_code(kind: FailureKind) -> u8 {
+    match kind {
+        FailureKind::Fault => 1,
+        FailureKind::BadInput => 2,
     }
 }
 
@@ -63,8 +61,8 @@ mod tests {
     fn bad_input_is_found_below_context_and_prints_as_itself() {
         let error: anyhow::Error = BadInput::message("data.latents: no such folder").into();
         let error = Err::<(), _>(error).context("training could not start").unwrap_err();
-        assert_eq!(FailureKind::of(&error), FailureKind::BadInput);
+        assert_eq!(failure_kind(&error), FailureKind::BadInput);
         assert_eq!(format!("{error:#}"), "training could not start: data.latents: no such folder");
-        assert_eq!(FailureKind::of(&anyhow::anyhow!("disk full")), FailureKind::Failure);
+        assert_eq!(failure_kind(&anyhow::anyhow!("disk full")), FailureKind::Fault);
     }
 }

@@ -1,20 +1,20 @@
 //! The jobs of the worker: one file each, which reads as the story of that job; and what every job is given ([`JobContext`]).
 //!
-//! To add a job: a file with `pub fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>`, a variant of [`Job`], and an
-//! arm in [`Job::run`].
+//! To add a job: a file with `pub fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>` and an arm in [`run`].
 
 mod failure;
 mod reporter;
 mod stop;
+mod train;
 
-pub use failure::{BadInput, FailureKind};
+pub use failure::{BadInput, exit_code, failure_kind};
 pub use reporter::Reporter;
 pub use stop::StopFlag;
 
 use crate::collectives::Collective;
 use crate::place::Place;
-use clap::ValueEnum;
 use common::config::Config;
+use common::job::Job;
 use common::run_dir::RunDir;
 
 /// What every job is given. The job owns it for its whole life and calls it from one thread.
@@ -39,35 +39,13 @@ pub struct JobContext {
     pub device: tch::Device,
 }
 
-/// What a worker can be started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Job {
-    /// Train the diffusion model and its slot encoder on an encoded data set.
-    Train,
-}
-
-impl Job {
-    /// The job's name on the command line and in folder names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-        }
-    }
-
-    /// The folder of this job inside of the run's folder.
-    pub fn folder(self, run: &RunDir) -> RunDir {
-        match self {
-            Self::Train => run.clone(),
-        }
-    }
-
-    /// Runs the job to its end and returns its summary, the same on every worker or only complete on rank 0.
-    ///
-    /// # Errors
-    /// Whatever ended the job; [`FailureKind::of`] tells bad input from other failures.
-    pub fn run(self, _context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
-        match self {
-            Self::Train => Ok(serde_json::Value::Null),
-        }
+/// Runs `job` to its end and returns its summary; that of rank 0 counts.
+///
+/// # Errors
+/// Whatever ended the job; [`failure_kind`] tells bad input from faults.
+pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
+    match job {
+        Job::Train => train::run(context),
+        other => Err(anyhow::anyhow!("this worker was built without the job {other}")),
     }
 }

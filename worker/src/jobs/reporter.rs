@@ -1,24 +1,42 @@
 //! A job's voice: progress goes to the log and to the coordinator, and never makes the job wait.
 
+use common::control::{ControlClient, FromWorker, Progress};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Reports progress. Clones share the rate measurement.
+/// Reports progress. Clones share the connection and the measurement of the rate.
 #[derive(Clone)]
 pub struct Reporter {
-    rate: Arc<Mutex<Option<(Instant, u64)>>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    coordinator: Option<ControlClient>,
+    last: Mutex<Option<(Instant, u64)>>,
+    done: AtomicU64,
 }
 
 impl Reporter {
-    /// A reporter that only logs: standalone runs and tests.
+    /// A reporter that only logs: workers without a coordinator, and tests.
     pub fn log_only() -> Self {
-        Self { rate: Arc::new(Mutex::new(None)) }
+        Self::new(None)
     }
 
-    /// Says that `done` of `total` `unit`s are done, with further named figures.
+    /// A reporter that also tells the coordinator.
+    pub fn to_coordinator(client: ControlClient) -> Self {
+        Self::new(Some(client))
+    }
+
+    fn new(coordinator: Option<ControlClient>) -> Self {
+        Self { shared: Arc::new(Shared { coordinator, last: Mutex::new(None), done: AtomicU64::new(0) }) }
+    }
+
+    /// Says that `done` of `total` `unit`s (a plural: `steps`, `scenes`) are done, with further named figures.
     pub fn progress(&self, done: u64, total: u64, unit: &str, fields: &[(&str, f64)]) {
+        self.shared.done.store(done, Ordering::Relaxed);
         let rate = self.rate(done);
         let fields: BTreeMap<String, f64> = fields.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let mut line = format!("{done}/{total} {unit}, {rate:.1}/s");
@@ -26,12 +44,37 @@ impl Reporter {
             let _ = write!(line, ", {name} {value:.4}");
         }
         tracing::info!("{line}");
+        self.send(FromWorker::Progress(Progress { done, total, unit: unit.to_owned(), rate, fields }));
+    }
+
+    /// Says that the checkpoint of `step` is complete.
+    pub fn checkpoint_committed(&self, step: u64) {
+        tracing::info!(step, "checkpoint committed");
+        self.send(FromWorker::CheckpointCommitted { step });
+    }
+
+    /// Sends the last message, [`FromWorker::Finished`] or [`FromWorker::Failed`], and waits shortly until it is read.
+    pub fn finish(&self, last: FromWorker) {
+        if let Some(client) = &self.shared.coordinator {
+            client.finish(last);
+        }
+    }
+
+    /// Units done as of the last report.
+    pub fn done(&self) -> u64 {
+        self.shared.done.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, message: FromWorker) {
+        if let Some(client) = &self.shared.coordinator {
+            client.send(message);
+        }
     }
 
     /// Units per second since the last report.
     fn rate(&self, done: u64) -> f64 {
         let now = Instant::now();
-        let mut last = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = match *last {
             Some((then, before)) => done.saturating_sub(before) as f64 / (now - then).as_secs_f64().max(1e-9),
             None => 0.0,

@@ -1,0 +1,85 @@
+//! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
+
+mod loader;
+
+pub use loader::{Batch, Loader, Slice};
+
+use common::sampler::NoRows;
+use common::shards::{Dataset, ShardError};
+use common::storage::{StorageError, Store};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+/// Why there are no batches.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The data set cannot be opened, or a part of it is damaged.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The URL cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// No rows at all.
+    #[error("{url}: {source}")]
+    Empty {
+        /// The data set.
+        url: String,
+        /// What the sampler says.
+        source: NoRows,
+    },
+    /// Less than one step's worth of samples.
+    #[error("{url}: {rows} samples are fewer than one global batch of {global_batch}; lower train.global_batch or add data")]
+    FewerThanOneBatch {
+        /// The data set.
+        url: String,
+        /// Its samples.
+        rows: u64,
+        /// Samples per step.
+        global_batch: usize,
+    },
+    /// Workers would get parts of different sizes.
+    #[error("train.global_batch = {global_batch} does not divide among {world} workers; make it a multiple of {world}")]
+    Indivisible {
+        /// Samples per step.
+        global_batch: usize,
+        /// Number of workers.
+        world: usize,
+    },
+    /// The data set holds other things than the configuration says.
+    #[error("{url}: column {column} is {found}, the configuration needs {expected}; encode the data set with this configuration")]
+    Column {
+        /// The data set.
+        url: String,
+        /// The column.
+        column: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// The task that prepared a batch ended in a panic.
+    #[error("the loader stopped: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+impl DataError {
+    /// Whether the input is at fault, so that trying again cannot help.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Shard(error) => !matches!(error, ShardError::Storage(_)),
+            Self::Storage(error) => matches!(error, StorageError::Url { .. } | StorageError::Name { .. }),
+            Self::Stopped(_) => false,
+            _ => true,
+        }
+    }
+}
+
+/// Opens the split `split` (`train`, `validation`) of the data set at `url`, with a cache of `cache_mib` MiB.
+///
+/// # Errors
+/// A URL that cannot be used, or a data set that is missing, half-written or damaged.
+pub fn open_split(runtime: &Handle, url: &str, split: &str, cache_mib: usize) -> Result<Arc<Dataset>, DataError> {
+    let store = Store::open(url)?.child(split);
+    Ok(Arc::new(runtime.block_on(Dataset::open(store, cache_mib << 20))?))
+}

@@ -1,0 +1,7 @@
+//! One optimizer step and what it rests on: flat parameters, AdamW, moving average, learning rates, random draws.
+
+pub mod ema;
+pub mod optimizer;
+pub mod parameters;
+pub mod random;
+pub mod schedule;
