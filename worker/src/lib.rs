@@ -1,5 +1,6 @@
 //! The heavy half: one process per GPU (or CPU share) that owns tensors and runs one job.
 
+pub mod checkpointing;
 pub mod collectives;
 pub mod concepts;
 pub mod data;

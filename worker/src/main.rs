@@ -1,3 +1,164 @@
-fn main() {
-    println!("{:?}", tch::Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)).sum(tch::Kind::Float));
+//! The worker's command line: one process of one job. `orchestrator launch` starts it; by hand it runs with `--standalone`.
+
+use anyhow::Context;
+use clap::Parser;
+use common::config::{Config, load};
+use common::control::{ControlClient, Failure, FromWorker, Hello};
+use common::job::Job;
+use common::run_dir::RunDir;
+use common::telemetry;
+use nix::sys::signal::{Signal, raise};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use worker::collectives;
+use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, exit_code, failure_kind};
+use worker::place::Place;
+
+/// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// What to do: scenes, autoencoder, encode, train, evaluate or compose.
+    job: Job,
+    /// The run's folder; the job's configuration is in run.toml there, or in jobs/JOB/run.toml.
+    #[arg(long, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Which start of the job this is, counted from 1.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    generation: u64,
+    /// Run without a coordinator and log to standard error.
+    #[arg(long)]
+    standalone: bool,
+}
+
+fn main() -> ExitCode {
+    match start(&Arguments::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit_code(failure_kind(&error)))
+        }
+    }
+}
+
+/// Everything up to the job, the job, and its last words. Returns the exit code; errors are those that the coordinator cannot be told.
+fn start(arguments: &Arguments) -> anyhow::Result<u8> {
+    let place = Place::detect(|name| std::env::var(name).ok(), arguments.generation).map_err(BadInput::new)?;
+    let run = RunDir::new(&arguments.run_dir);
+    let job_dir = run.job_dir(arguments.job);
+    let log_file = (!arguments.standalone).then(|| job_dir.log_file(place.generation, place.rank));
+    telemetry::init(log_file.as_deref(), Some(place.rank)).map_err(BadInput::new)?;
+    let config = load::from_file(&job_dir.run_toml(), &[]).map_err(BadInput::new)?;
+    // Tensors have the cores; storage and control need little.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (reporter, stop) = if arguments.standalone {
+        (Reporter::log_only(), StopFlag::default())
+    } else {
+        let client =
+            ControlClient::connect(&job_dir, hello(place), die).context("pass --standalone to run without a coordinator")?;
+        let stop = StopFlag::sharing(client.stop_flag());
+        (Reporter::to_coordinator(client), stop)
+    };
+    stop_on_signals(&runtime, &stop)?;
+    report_panics(reporter.clone());
+    Ok(run_job(arguments.job, config, run, place, reporter, stop, &runtime))
+}
+
+/// Runs the job and tells the coordinator how it ended. Returns the exit code.
+fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
+    set_threads(&config);
+    let collective = match collectives::connect(config.cluster.collective, place) {
+        Ok(collective) => collective,
+        Err(error) => return fail(&anyhow::Error::new(error), &reporter),
+    };
+    let job_dir = run.job_dir(job);
+    let (runtime, device) = (runtime.handle().clone(), tch::Device::Cpu);
+    let mut context = JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device };
+    tracing::info!(
+        rank = place.rank,
+        world = place.world,
+        generation = place.generation,
+        threads = tch::get_num_threads(),
+        "{job}"
+    );
+    match jobs::run(job, &mut context) {
+        Ok(summary) => {
+            tracing::info!("{job} is done: {summary}");
+            reporter.finish(FromWorker::Finished { summary });
+            0
+        }
+        Err(error) => {
+            let code = fail(&error, &reporter);
+            if place.world > 1 {
+                // Nobody shall wait for this worker. The coordinator knows the cause by now.
+                context.collective.abort(code);
+            }
+            code
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
+    let (kind, cause) = (failure_kind(error), format!("{error:#}"));
+    tracing::error!("{cause}");
+    eprintln!("error: {cause}");
+    reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done() }));
+    exit_code(kind)
+}
+
+fn hello(place: Place) -> Hello {
+    Hello {
+        rank: place.rank,
+        world: place.world,
+        local_rank: place.local_rank,
+        generation: place.generation,
+        host: nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned()),
+        pid: std::process::id(),
+        device: "cpu".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// The kill switch. Neither destructors nor exit handlers run: the main thread may be inside of MPI or libtorch.
+fn die(reason: String) {
+    tracing::error!("{reason}");
+    let _ = raise(Signal::SIGKILL);
+}
+
+/// SIGTERM, SIGINT and SIGUSR1 ask to save and end.
+fn stop_on_signals(runtime: &Runtime, stop: &StopFlag) -> anyhow::Result<()> {
+    let _entered = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::user_defined1()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        Handle::current().spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!("stopping at the next step: signal {}", kind.as_raw_value());
+                stop.request();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A panic is a bug of this program: its cause shall be in the log and in the journal, not only on standard error.
+fn report_panics(reporter: Reporter) {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        fail(&anyhow::anyhow!("{panic}"), &reporter);
+    }));
+}
+
+/// CPU threads per worker: as configured, else as the launcher says by `OMP_NUM_THREADS`, else a share of the host's cores.
+fn set_threads(config: &Config) {
+    let cluster = &config.cluster;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let environment = std::env::var("OMP_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let threads = match cluster.threads_per_worker {
+        0 => environment.unwrap_or(cores / cluster.workers_per_node.max(1)),
+        threads => threads,
+    };
+    tch::set_num_threads(threads.max(1) as i32);
 }

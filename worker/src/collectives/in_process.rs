@@ -113,7 +113,7 @@ impl Collective for InProcess {
         self.exchange("barrier", &Tensor::zeros([0], (tch::Kind::Float, tch::Device::Cpu))).map(|_| ())
     }
 
-    fn abort(&mut self) {
+    fn abort(&mut self, _exit_code: u8) {
         self.room.exchange.lock().unwrap_or_else(PoisonError::into_inner).aborted = true;
         self.room.changed.notify_all();
     }
@@ -165,7 +165,12 @@ mod tests {
             results.iter().all(|error| error.contains("rank 1 entered all_reduce with 12 bytes, rank 0 with 8")),
             "{results:?}"
         );
-        let results = together(2, |mut end| if end.rank() == 0 { Ok(end.abort()) } else { end.barrier() });
+        let results = together(2, |mut end| {
+            if end.rank() == 0 {
+                end.abort(1);
+            }
+            end.barrier()
+        });
         assert!(matches!(results[1], Err(CollectiveError::Aborted { operation: "barrier" })));
     }
 

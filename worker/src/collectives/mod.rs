@@ -58,8 +58,8 @@ pub trait Collective: Send {
     /// A failure of the transport.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
-    /// Tells the other workers not to wait for this one any longer. With MPI this ends all processes.
-    fn abort(&mut self);
+    /// Tells the other workers not to wait for this one any longer. With MPI this ends all processes with `exit_code`.
+    fn abort(&mut self, exit_code: u8);
 }
 
 /// Connects the workers by the configured means: `auto` is solo for one worker and MPI for more.

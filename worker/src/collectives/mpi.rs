@@ -39,7 +39,7 @@ impl Mpi {
         let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             default_hook(panic);
-            abort_all();
+            abort_all(1);
         }));
         let communicator = universe.world();
         let (rank, world) = (communicator.rank() as usize, communicator.size() as usize);
@@ -54,10 +54,10 @@ impl Mpi {
     }
 }
 
-/// Ends all processes of MPI's world with exit code 1.
-fn abort_all() {
+/// Ends all processes of MPI's world.
+fn abort_all(exit_code: u8) {
     // SAFETY: MPI is initialised, as only `Mpi::connect` and its owner lead here, and this call does not return.
-    unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
+    unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, exit_code.into()) };
 }
 
 /// MPI's type for the elements of a tensor that [`check_tensor`] has accepted.
@@ -126,8 +126,8 @@ impl Collective for Mpi {
         check("barrier", unsafe { ffi::MPI_Barrier(self.communicator()) })
     }
 
-    fn abort(&mut self) {
-        abort_all();
+    fn abort(&mut self, exit_code: u8) {
+        abort_all(exit_code);
     }
 }
 

@@ -29,5 +29,5 @@ impl Collective for Solo {
         Ok(())
     }
 
-    fn abort(&mut self) {}
+    fn abort(&mut self, _exit_code: u8) {}
 }

@@ -1,5 +1,6 @@
 //! Which failures a user mends by changing the input, and which are the program's or the machine's.
 
+use crate::checkpointing::CheckpointingError;
 use crate::data::DataError;
 use common::control::FailureKind;
 use common::shards::ShardError;
@@ -41,6 +42,7 @@ pub fn failure_kind(error: &anyhow::Error) -> FailureKind {
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
+        || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
 }
 

@@ -1,7 +1,59 @@
-//! Train the diffusion model together with its slot encoder.
+//! Train backbone, Slot Attention and UNet together on an encoded data set.
 
-use super::JobContext;
+use super::{BadInput, JobContext};
+use crate::checkpointing::{Identity, Saver, open_store, restore};
+use crate::data::{Loader, Slice, open_split};
+use crate::metrics::MetricsWriter;
+use crate::model::{Initial, LatentSlotDiffusion, Sizes};
+use crate::training::run::{Leader, Training};
+use crate::training::step::{StepRecipe, TrainingState};
+use anyhow::Context;
+use common::config::Config;
+use common::shards::Manifest;
+use serde_json::json;
 
-pub(super) fn run(_context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
-    Ok(serde_json::Value::Null)
+pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
+    let config = context.config.clone();
+    let (place, runtime) = (context.place, context.runtime.clone());
+    let url = &config.data.latents;
+    let dataset = open_split(&runtime, url, "train", config.data.cache_mib)?;
+    let scaling_factor = scaling_factor(&config, dataset.manifest())?;
+
+    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
+    let mut state = TrainingState::new(model, &config)?;
+    let store = open_store(&config, &context.run)?;
+    let identity = Identity::new(&config, dataset.manifest().fingerprint(), scaling_factor, place.generation, place.world);
+    let restored = restore(&store, &identity, &state, context.collective.as_mut(), &runtime)?;
+    tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
+
+    let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
+    let loader = Loader::start(&config, url, dataset, slice, restored.step..config.train.steps, &runtime)?;
+    let leader = if place.is_leader() {
+        let saver = Saver::new(store, identity, config.checkpoint.keep_last, runtime, context.reporter.clone());
+        let metrics = MetricsWriter::open(&context.run, place.generation, restored.step);
+        Some(Leader { saver, metrics: metrics.with_context(|| format!("{}", context.run.path().display()))? })
+    } else {
+        None
+    };
+    let recipe = StepRecipe::new(&config, scaling_factor, context.device);
+    let ended = Training { recipe, state: &mut state, loader, slice, leader }.run(restored.step, context)?;
+    Ok(json!({
+        "steps": ended.step,
+        "stopped": ended.stopped,
+        "loss": ended.loss,
+        "images_per_second": ended.images_per_second,
+        "parameters": state.parameters.count(),
+    }))
+}
+
+/// The factor that brings the latents to unit variance: the configured one, else the one measured with the autoencoder, which the
+/// `encode` job has stored with the data set.
+fn scaling_factor(config: &Config, manifest: &Manifest) -> Result<f64, BadInput> {
+    let measured = || manifest.metadata["scaling_factor"].as_f64();
+    config.autoencoder.scaling_factor.or_else(measured).ok_or_else(|| {
+        let url = &config.data.latents;
+        BadInput::message(format!(
+            "{url}: dataset.json has no scaling_factor; encode the data set again or set autoencoder.scaling_factor"
+        ))
+    })
 }

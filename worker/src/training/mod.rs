@@ -1,7 +1,10 @@
-//! One optimizer step and what it rests on: flat parameters, AdamW, moving average, learning rates, random draws.
+//! One optimizer step and what it rests on: flat parameters, AdamW, moving average, learning rates, random draws; and the loop.
 
 pub mod ema;
 pub mod optimizer;
 pub mod parameters;
 pub mod random;
+pub mod run;
 pub mod schedule;
+pub mod step;
+pub mod window;

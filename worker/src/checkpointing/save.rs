@@ -1,0 +1,75 @@
+//! Saving in the background: the training thread copies the tensors, a thread of its own names, hashes and writes them.
+
+use super::parts::Snapshot;
+use super::{CheckpointingError, Identity};
+use crate::jobs::Reporter;
+use crate::training::step::TrainingState;
+use common::checkpoint::CheckpointStore;
+use std::thread::JoinHandle;
+use tokio::runtime::Handle;
+
+/// Saves the checkpoints of a run, one at a time.
+pub struct Saver {
+    job: WriteJob,
+    pending: Option<JoinHandle<Result<(), CheckpointingError>>>,
+}
+
+/// What the writing thread needs.
+#[derive(Clone)]
+struct WriteJob {
+    store: CheckpointStore,
+    identity: Identity,
+    keep_last: usize,
+    runtime: Handle,
+    reporter: Reporter,
+}
+
+impl Saver {
+    /// A saver into `store` that keeps the newest `keep_last` checkpoints.
+    pub fn new(store: CheckpointStore, identity: Identity, keep_last: usize, runtime: Handle, reporter: Reporter) -> Self {
+        Self { job: WriteJob { store, identity, keep_last, runtime, reporter }, pending: None }
+    }
+
+    /// Saves the state after `step` steps. Returns when the state may change again, which is when it is copied; before that it waits for
+    /// the save before.
+    ///
+    /// # Errors
+    /// The failure of the save before, or no thread.
+    pub fn save(&mut self, state: &TrainingState, step: u64) -> Result<(), CheckpointingError> {
+        self.wait()?;
+        let (snapshot, job) = (Snapshot::take(state), self.job.clone());
+        let thread = std::thread::Builder::new().name("checkpoint".into());
+        let writer = thread.spawn(move || job.write(&snapshot, step));
+        self.pending = Some(writer.map_err(|error| CheckpointingError::Writer(error.to_string()))?);
+        Ok(())
+    }
+
+    /// Waits until the last save is committed.
+    ///
+    /// # Errors
+    /// Its failure.
+    pub fn wait(&mut self) -> Result<(), CheckpointingError> {
+        let Some(writer) = self.pending.take() else { return Ok(()) };
+        writer.join().unwrap_or_else(|_| Err(CheckpointingError::Writer("it panicked".into())))
+    }
+}
+
+impl WriteJob {
+    fn write(&self, snapshot: &Snapshot, step: u64) -> Result<(), CheckpointingError> {
+        let mut manifest = self.identity.manifest(step);
+        let parts = snapshot.parts()?;
+        self.runtime.block_on(async {
+            let attempt = self.store.begin(step, manifest.generation)?;
+            for (name, bytes) in parts {
+                manifest.parts.push(attempt.write_part(&name, bytes).await?);
+            }
+            attempt.commit(&manifest).await?;
+            self.reporter.checkpoint_committed(step);
+            // Old checkpoints cost room, not results: the next save tries again.
+            if let Err(error) = self.store.collect(self.keep_last).await {
+                tracing::warn!("old checkpoints could not be cleared away: {error}");
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
+
+use super::step::{StepOutcome, StepRecipe, TrainingState};
+use super::window::{Figures, Window};
+use crate::checkpointing::Saver;
+use crate::data::{Loader, Slice};
+use crate::jobs::{BadInput, JobContext};
+use crate::metrics::{MetricsWriter, Record};
+use common::config::Config;
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What rank 0 writes while all workers train.
+pub struct Leader {
+    /// Checkpoints.
+    pub saver: Saver,
+    /// `metrics.jsonl` and TensorBoard.
+    pub metrics: MetricsWriter,
+}
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ended {
+    /// Steps done since the run began.
+    pub step: u64,
+    /// Whether it was asked to end before the last step.
+    pub stopped: bool,
+    /// Mean loss of the last record.
+    pub loss: Option<f64>,
+    /// Images per second over all workers since this generation's first step ended; data, logs and checkpoints included.
+    pub images_per_second: Option<f64>,
+}
+
+/// A training run from where it was restored to its end.
+pub struct Training<'a> {
+    /// The recipe of every step.
+    pub recipe: StepRecipe,
+    /// What the steps change.
+    pub state: &'a mut TrainingState,
+    /// The batches, from the first step to do.
+    pub loader: Loader,
+    /// This worker's part of every batch.
+    pub slice: Slice,
+    /// Present on rank 0.
+    pub leader: Option<Leader>,
+}
+
+impl Training<'_> {
+    /// Trains from step `first` on; returns when every save is committed.
+    ///
+    /// # Errors
+    /// Data that cannot be read, a loss that is not finite, a checkpoint that cannot be written, or a failure of the collective.
+    pub fn run(mut self, first: u64, context: &mut JobContext) -> anyhow::Result<Ended> {
+        let config = context.config.clone();
+        let mut ended = Ended { step: first, stopped: false, loss: None, images_per_second: None };
+        let mut window = Window::start();
+        let mut after_first = None;
+        loop {
+            let asked = Instant::now();
+            let Some(batch) = self.loader.next_batch()? else { break };
+            let stalled = asked.elapsed();
+            let stop = context.stop.requested();
+            let outcome = self.recipe.run(self.state, &batch, self.slice.rows(), stop, context.collective.as_mut())?;
+            ended.step = batch.step + 1;
+            ended.stopped = outcome.stop && ended.step < config.train.steps;
+            let StepOutcome { loss, grad_norm, .. } = outcome;
+            window.push(ended.step, loss, grad_norm, stalled);
+
+            let last = ended.stopped || ended.step == config.train.steps;
+            let save = last || ended.step.is_multiple_of(config.checkpoint.every_steps.max(1));
+            // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
+            if (save || ended.step.is_multiple_of(config.train.log_every.max(1)))
+                && let Some(figures) = window.close().map_err(BadInput::new)?
+            {
+                ended.loss = Some(figures.loss);
+                self.record(ended.step, figures, &config, context);
+            }
+            if save && let Some(leader) = &mut self.leader {
+                leader.saver.save(self.state, ended.step)?;
+            }
+            if last {
+                break;
+            }
+            after_first.get_or_insert((Instant::now(), ended.step));
+        }
+        if let Some(leader) = &mut self.leader {
+            leader.saver.wait()?;
+        }
+        context.collective.barrier()?;
+        ended.images_per_second = after_first
+            .filter(|(_, step)| *step < ended.step)
+            .map(|(since, step)| (ended.step - step) as f64 * config.train.global_batch as f64 / since.elapsed().as_secs_f64());
+        Ok(ended)
+    }
+
+    /// Reports the figures up to `step` steps, and on rank 0 writes them down.
+    fn record(&self, step: u64, figures: Figures, config: &Config, context: &JobContext) {
+        let images_per_second = figures.steps_per_second * config.train.global_batch as f64;
+        let shown = [
+            ("loss", figures.loss),
+            ("grad_norm", figures.grad_norm),
+            ("images_per_second", images_per_second),
+            ("data_stall", figures.data_stall),
+        ];
+        let rates = self.recipe.learning_rates(step - 1);
+        let [backbone, slot_attention, unet] = rates;
+        let rates =
+            [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];
+        let all: Vec<(&str, f64)> = shown.into_iter().chain(rates).collect();
+        context.reporter.progress(step, config.train.steps, "steps", &all);
+        if let Some(leader) = &self.leader {
+            let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+            let figures: BTreeMap<String, f64> = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            leader.metrics.record(Record { step, generation: context.place.generation, time, figures });
+        }
+    }
+}
