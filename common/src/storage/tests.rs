@@ -73,7 +73,7 @@ async fn unusable_names_and_urls_are_refused() {
 }
 
 #[test]
-fn local_urls_become_absolute_paths() {
+fn urls_say_where_objects_are() {
     let here = std::env::current_dir().unwrap();
     let path = |url: &str| Store::open(url).unwrap().local_path().unwrap();
     assert_eq!(path("data/x"), here.join("data/x"));
@@ -81,6 +81,8 @@ fn local_urls_become_absolute_paths() {
     assert_eq!(path("src/../new/x"), here.canonicalize().unwrap().join("new/x"));
     assert_eq!(Store::open("data").unwrap().child("train/").name_url("a"), format!("{}/data/train/a", here.display()));
     assert_eq!(Store::open("memory://x/").unwrap().child("train").url(), "memory://x/train");
+    let bucket = Store::open("s3://bucket/runs/").unwrap();
+    assert_eq!((bucket.child("train").name_url("a").as_str(), bucket.local_path()), ("s3://bucket/runs/train/a", None));
 }
 
 #[tokio::test]
