@@ -54,6 +54,15 @@ impl Saver {
     }
 }
 
+impl Drop for Saver {
+    /// A run that ends by an error still completes the checkpoint that it had begun before.
+    fn drop(&mut self) {
+        if let Err(error) = self.wait() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
 impl WriteJob {
     fn write(&self, snapshot: &Snapshot, step: u64) -> Result<(), CheckpointingError> {
         let mut manifest = self.identity.manifest(step);

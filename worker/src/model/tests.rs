@@ -125,7 +125,9 @@ fn every_parameter_learns_from_the_denoising_loss() {
     let latents = Tensor::randn([2, sizes.latent_channels, sizes.latent_side, sizes.latent_side], options);
 
     let features = model.backbone.forward(&images(2, sizes.resolution));
-    let found = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&Tensor::randn([2, slots, slot_size], options)));
+    let found = model
+        .slot_attention
+        .forward(&features, &model.slot_attention.initial_slots(&Tensor::randn([2, slots, slot_size], options)));
     assert_eq!(found.attention.size()[..2], [2, slots]);
     let shares = found.attention.sum_dim_intlist([1].as_slice(), false, Kind::Float);
     assert!(shares.allclose(&shares.ones_like(), 0.0, 1e-5, false), "the shares of the slots in a token sum to 1");
@@ -154,7 +156,8 @@ fn weights_come_back_unchanged_and_foreign_ones_change_nothing() {
     let config = quickstart();
     let (first, second) = ([1, 2]).map(|seed| Autoencoder::new(&config.autoencoder, Initial::Seed(seed), Device::Cpu)).into();
     let file = std::path::Path::new("autoencoder.safetensors");
-    let (of_first, of_second) = (to_safetensors(&first.module.variables).unwrap(), to_safetensors(&second.module.variables).unwrap());
+    let (of_first, of_second) =
+        (to_safetensors(&first.module.variables).unwrap(), to_safetensors(&second.module.variables).unwrap());
 
     let other = AutoencoderConfig { latent_channels: 8, mid_attention: true, ..config.autoencoder.clone() };
     let foreign = to_safetensors(&Autoencoder::new(&other, Initial::Seed(1), Device::Cpu).module.variables).unwrap();

@@ -3,8 +3,12 @@
 pub mod ema;
 pub mod optimizer;
 pub mod parameters;
+mod pictures;
 pub mod random;
 pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod window;
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,16 @@
 //! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
 
+use super::pictures::segmentation;
 use super::step::{StepOutcome, StepRecipe, TrainingState};
 use super::window::{Figures, Window};
 use crate::checkpointing::Saver;
-use crate::data::{Loader, Slice};
+use crate::data::{Batch, Loader, Slice};
 use crate::jobs::{BadInput, JobContext};
 use crate::metrics::{MetricsWriter, Record};
 use common::config::Config;
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tch::Tensor;
 
 /// What rank 0 writes while all workers train.
 pub struct Leader {
@@ -63,7 +65,7 @@ impl Training<'_> {
             let outcome = self.recipe.run(self.state, &batch, self.slice.rows(), stop, context.collective.as_mut())?;
             ended.step = batch.step + 1;
             ended.stopped = outcome.stop && ended.step < config.train.steps;
-            let StepOutcome { loss, grad_norm, .. } = outcome;
+            let StepOutcome { loss, grad_norm, attention, .. } = outcome;
             window.push(ended.step, loss, grad_norm, stalled);
 
             let last = ended.stopped || ended.step == config.train.steps;
@@ -75,6 +77,7 @@ impl Training<'_> {
                 ended.loss = Some(figures.loss);
                 self.record(ended.step, figures, &config, context);
             }
+            self.picture(ended.step, &batch, &attention, &config);
             if save && let Some(leader) = &mut self.leader {
                 leader.saver.save(self.state, ended.step)?;
             }
@@ -91,6 +94,16 @@ impl Training<'_> {
             .filter(|(_, step)| *step < ended.step)
             .map(|(since, step)| (ended.step - step) as f64 * config.train.global_batch as f64 / since.elapsed().as_secs_f64());
         Ok(ended)
+    }
+
+    /// On rank 0, every `train.picture_every` steps, draws what the slots see.
+    fn picture(&self, step: u64, batch: &Batch, attention: &Tensor, config: &Config) {
+        let every = config.train.picture_every;
+        let Some(leader) = self.leader.as_ref().filter(|_| every > 0 && step.is_multiple_of(every)) else { return };
+        match segmentation(step, &batch.images, &attention.to_device(tch::Device::Cpu)) {
+            Ok(picture) => leader.metrics.picture(picture),
+            Err(error) => tracing::warn!("no picture of step {step}: {error}"),
+        }
     }
 
     /// Reports the figures up to `step` steps, and on rank 0 writes them down.
