@@ -6,6 +6,7 @@ pub mod concepts;
 pub mod data;
 pub mod diffusion;
 pub mod evaluation;
+pub mod inference;
 pub mod jobs;
 pub mod metrics;
 pub mod model;

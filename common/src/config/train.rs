@@ -121,11 +121,13 @@ pub struct EvaluateConfig {
     pub sampling_steps: usize,
     /// Rows of the picture grids.
     pub pictures: usize,
+    /// Training images whose slots make up the library of the `compose` job.
+    pub library: usize,
 }
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { samples: 0, batch: 20, ema: true, sampler: Sampler::Ddim, sampling_steps: 25, pictures: 8 }
+        Self { samples: 0, batch: 20, ema: true, sampler: Sampler::Ddim, sampling_steps: 25, pictures: 8, library: 1000 }
     }
 }
 

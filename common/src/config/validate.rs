@@ -180,6 +180,7 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     at_least("checkpoint.keep_last", config.checkpoint.keep_last, 2)?;
     at_least("evaluate.batch", config.evaluate.batch, 1)?;
     at_least("evaluate.pictures", config.evaluate.pictures, 1)?;
+    at_least("evaluate.library", config.evaluate.library, 1)?;
     let (steps, most) = (config.evaluate.sampling_steps, config.diffusion.timesteps);
     let allowed = format!("from 1 to diffusion.timesteps ({most})");
     require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)

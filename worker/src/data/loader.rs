@@ -143,13 +143,13 @@ impl Source {
 }
 
 /// That a column is what the configuration says; its shape as tensors count.
-fn check_column(
+pub(super) fn check_column<const N: usize>(
     url: &str,
     dataset: &Dataset,
     column: &'static str,
     dtype: DType,
-    shape: [usize; 3],
-) -> Result<[i64; 3], DataError> {
+    shape: [usize; N],
+) -> Result<[i64; N], DataError> {
     let found = dataset.manifest().schema.column(column);
     if found.is_some_and(|found| found.dtype == dtype && found.shape == shape) {
         return Ok(shape.map(|side| side as i64));

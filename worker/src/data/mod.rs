@@ -1,7 +1,9 @@
 //! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
 
+mod labelled;
 mod loader;
 
+pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice};
 
 use common::sampler::NoRows;

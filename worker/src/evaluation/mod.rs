@@ -4,9 +4,11 @@ mod hungarian;
 mod lettering;
 mod palette;
 mod pictures;
+mod position;
 mod segmentation;
 
 pub use hungarian::assign;
 pub use palette::colour;
 pub use pictures::{Picture, PictureError, grid};
+pub use position::position_cells;
 pub use segmentation::{Figures, ImageFigures, Sums, adjusted_rand_index, foreground_ari, match_labels, score};

@@ -2,8 +2,15 @@
 //!
 //! To add a job: a file with `pub fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>` and an arm in [`run`].
 
+mod compose;
+mod evaluate;
 mod failure;
+mod figure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod pictures_tests;
 mod reporter;
+mod scenes;
 mod stop;
 mod train;
 
@@ -45,6 +52,9 @@ pub struct JobContext {
 /// Whatever ended the job; [`failure_kind`] tells bad input from faults.
 pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
     match job {
+        Job::Compose => compose::run(context),
+        Job::Evaluate => evaluate::run(context),
+        Job::Scenes => scenes::run(context),
         Job::Train => train::run(context),
         other => Err(anyhow::anyhow!("this worker was built without the job {other}")),
     }

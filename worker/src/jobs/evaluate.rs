@@ -1,0 +1,173 @@
+//! Judge the slots on held-out images: FG-ARI, mIoU and mBO of the trained model, of the same model before training, and of cells that
+//! never look at the image; and a picture grid.
+
+use super::JobContext;
+use super::figure::{self, image_picture, share};
+use crate::checkpointing::{load_weights, open_store};
+use crate::data::LabelledImages;
+use crate::evaluation::{Figures, Picture, Sums, grid, match_labels, position_cells, score};
+use crate::inference::{Decoder, InferenceNoise, enlarge, find_slots, segment, to_vec};
+use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
+use anyhow::{Context, Result};
+use common::run_dir::replace_file;
+use serde_json::{Value, json};
+use tch::Tensor;
+
+/// Training masks that the position-only cells are fitted to.
+const FITTED_MASKS: u64 = 300;
+
+pub(super) fn run(context: &mut JobContext) -> Result<Value> {
+    let config = context.config.clone();
+    let held_out = LabelledImages::open(&context.runtime, &config.data, "validation")?;
+    let decoder = Decoder::new(&config, Autoencoder::load(&config.autoencoder, context.device)?, context.device);
+    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
+    let store = open_store(&config, &context.run)?;
+    let samples =
+        if config.evaluate.samples == 0 { held_out.count() } else { held_out.count().min(config.evaluate.samples as u64) };
+
+    let position_only = position_only(context, &held_out, samples)?;
+    let untrained = model_figures(context, &model, &held_out, samples, "untrained")?;
+    let step = load_weights(&store, &model, config.evaluate.ema, context.collective.as_mut(), &context.runtime)?;
+    let trained = model_figures(context, &model, &held_out, samples, "trained")?;
+
+    let mut report = json!({
+        "step": step,
+        "trained": trained,
+        "untrained": untrained,
+        "position_only": position_only,
+    });
+    if context.place.is_leader() {
+        let picture = picture_grid(context, &model, &decoder, &held_out)?;
+        let path = figure::save(&context.run, "evaluate.png", &picture)?;
+        report["pictures"] = json!([path]);
+        let file = context.run.evaluation();
+        let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
+        replace_file(&file, text.as_bytes(), 0o644).with_context(|| file.display().to_string())?;
+        report["report"] = file.display().to_string().into();
+        report["table"] =
+            table(step, &[("trained", &trained), ("untrained", &untrained), ("position only", &position_only)]).into();
+    }
+    Ok(report)
+}
+
+/// The figures of a model on the first `samples` held-out images, which all workers share out.
+fn model_figures(
+    context: &mut JobContext,
+    model: &LatentSlotDiffusion,
+    held_out: &LabelledImages,
+    samples: u64,
+    what: &str,
+) -> Result<Figures> {
+    let noise = InferenceNoise::new(context.config.run.seed);
+    let mine = share(samples, context.place);
+    let mut sums = Sums::default();
+    for start in mine.clone().step_by(context.config.evaluate.batch) {
+        let rows = start..(start + context.config.evaluate.batch as u64).min(mine.end);
+        let images = held_out.images(&rows.clone().collect::<Vec<_>>())?;
+        let slots = find_slots(model, noise, &images, rows.start as usize..rows.end as usize, context.device);
+        let predicted = segment(&enlarge(&slots.attention, held_out.side()))?;
+        for (truth, predicted) in held_out.masks(rows.clone())?.iter().zip(predicted) {
+            sums.add(&score(truth, &predicted));
+        }
+        let fg_ari = sums.figures().fg_ari;
+        context.reporter.progress(rows.end - mine.start, mine.end - mine.start, &format!("images ({what})"), &[("fg_ari", fg_ari)]);
+    }
+    over_workers(context, &sums)
+}
+
+/// The figures of fixed cells, as many as there are slots.
+fn position_only(context: &mut JobContext, held_out: &LabelledImages, samples: u64) -> Result<Figures> {
+    let train = LabelledImages::open(&context.runtime, &context.config.data, "train")?;
+    let masks = train.masks(0..train.count().min(FITTED_MASKS))?;
+    let cells = position_cells(&masks, train.side(), context.config.model.slot_attention.slots as usize);
+    let mut sums = Sums::default();
+    for row in share(samples, context.place) {
+        for truth in held_out.masks(row..row + 1)? {
+            sums.add(&score(&truth, &cells));
+        }
+    }
+    over_workers(context, &sums)
+}
+
+fn over_workers(context: &mut JobContext, sums: &Sums) -> Result<Figures> {
+    let shared = Tensor::from_slice(sums.as_slice());
+    context.collective.all_reduce_sum(&shared)?;
+    Ok(Sums::from_slice(&to_vec::<f64>(&shared)?).figures())
+}
+
+/// One row per scene: image, truth, prediction, reconstruction, and what each slot attends to.
+fn picture_grid(
+    context: &JobContext,
+    model: &LatentSlotDiffusion,
+    decoder: &Decoder,
+    held_out: &LabelledImages,
+) -> Result<Picture> {
+    let count = held_out.count().min(context.config.evaluate.pictures as u64);
+    let images = held_out.images(&(0..count).collect::<Vec<_>>())?;
+    let noise = InferenceNoise::new(context.config.run.seed);
+    let slots = find_slots(model, noise, &images, 0..count as usize, context.device);
+    let attention = enlarge(&slots.attention, held_out.side());
+    let predicted = segment(&attention)?;
+    let decoded = decoder.decode(model, &slots.conditioning, 0..count as usize);
+    let mut rows = Vec::new();
+    for (index, truth) in held_out.masks(0..count)?.iter().enumerate() {
+        let image = image_picture(&images.get(index as i64))?;
+        let mut row = vec![
+            image.clone(),
+            Picture::labels(held_out.side(), truth.iter().map(|&label| usize::from(label)))?,
+            Picture::labels(held_out.side(), in_colours_of_truth(truth, &predicted[index]))?,
+            image_picture(&decoded.get(index as i64))?,
+        ];
+        for weights in attention.get(index as i64).unbind(0) {
+            row.push(image.cut_out(&to_vec(&weights)?));
+        }
+        rows.push(row);
+    }
+    let titles = ["image", "truth", "slots found", "decoded"].map(str::to_owned).into_iter();
+    let slots = (1..=context.config.model.slot_attention.slots).map(|slot| format!("slot {slot}"));
+    Ok(grid(&titles.chain(slots).collect::<Vec<_>>(), &rows))
+}
+
+/// The predicted labels renamed to the true labels they match, so that a found object has its colour; the others get further names.
+fn in_colours_of_truth<'a>(truth: &[u8], predicted: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let matches = match_labels(truth, predicted);
+    let mut names: Vec<Option<usize>> = vec![None; 256];
+    for (label, slot) in matches.iter().enumerate() {
+        if let Some(slot) = slot {
+            names[*slot] = Some(label);
+        }
+    }
+    let mut next = matches.len();
+    let names: Vec<usize> = names
+        .into_iter()
+        .map(|name| {
+            name.unwrap_or_else(|| {
+                next += 1;
+                next - 1
+            })
+        })
+        .collect();
+    predicted.iter().map(move |&slot| names[usize::from(slot)])
+}
+
+/// The figures as a table for the terminal.
+fn table(step: u64, rows: &[(&str, &Figures)]) -> String {
+    let images = rows.first().map_or(0, |(_, figures)| figures.images);
+    let mut lines = vec![format!("{:16}{:>9}{:>9}{:>9}   ({images} held-out images, step {step})", "", "FG-ARI", "mIoU", "mBO")];
+    for (name, figures) in rows {
+        lines.push(format!("{name:16}{:>9.3}{:>9.3}{:>9.3}", figures.fg_ari, figures.miou, figures.mbo));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_objects_have_the_colours_of_the_truth_and_others_have_none_of_them() {
+        let renamed: Vec<usize> = in_colours_of_truth(&[0, 0, 0, 1, 1, 2, 2, 0], &[4, 4, 4, 0, 0, 2, 2, 3]).collect();
+        assert_eq!(renamed[..7], [0, 0, 0, 1, 1, 2, 2]);
+        assert!(renamed[7] > 2);
+    }
+}

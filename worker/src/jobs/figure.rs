@@ -1,0 +1,31 @@
+//! What the jobs that draw pictures have in common.
+
+use crate::evaluation::Picture;
+use crate::inference::to_vec;
+use crate::place::Place;
+use anyhow::{Context, Result};
+use common::run_dir::{RunDir, replace_file};
+use std::fs::create_dir_all;
+use std::ops::Range;
+use tch::Tensor;
+
+/// This worker's consecutive part of `total` items.
+pub(super) fn share(total: u64, place: Place) -> Range<u64> {
+    let (rank, world) = (place.rank as u64, place.world as u64);
+    total * rank / world..total * (rank + 1) / world
+}
+
+/// The picture of an image u8 [H, W, 3].
+pub(super) fn image_picture(image: &Tensor) -> Result<Picture> {
+    let size = image.size();
+    Ok(Picture::from_rgb(size[1] as usize, size[0] as usize, to_vec(image)?)?)
+}
+
+/// Writes a picture as `name` into the run's folder of pictures and returns its path.
+pub(super) fn save(run: &RunDir, name: &str, picture: &Picture) -> Result<String> {
+    let folder = run.pictures();
+    create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let path = folder.join(name);
+    replace_file(&path, &picture.to_png()?, 0o644).with_context(|| path.display().to_string())?;
+    Ok(path.display().to_string())
+}

@@ -1,0 +1,147 @@
+//! Scenes, figures and pictures on threads as workers: nothing depends on how many share the work.
+
+use super::{JobContext, Reporter, StopFlag, compose, evaluate, scenes};
+use crate::checkpointing::{Identity, Saver, open_store};
+use crate::collectives::InProcess;
+use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
+use crate::place::Place;
+use crate::training::step::TrainingState;
+use common::config::{Config, load};
+use common::run_dir::RunDir;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use tch::Device;
+use tokio::runtime::Runtime;
+
+/// An experiment that needs no encoding: evaluation reads images and masks, which lie with the scenes.
+fn config(folder: &Path) -> Config {
+    let place = |key: &str, name: &str| format!("{key}=\"{}\"", folder.join(name).display());
+    let overrides = [
+        place("data.images", "images"),
+        place("data.latents", "images"),
+        place("autoencoder.weights", "autoencoder"),
+        "data.resolution=32".into(),
+        "data.rows_per_shard=8".into(),
+        "scenes.train=20".into(),
+        "scenes.validation=9".into(),
+        "autoencoder.block_channels=[8, 8, 8]".into(),
+        "autoencoder.norm_groups=4".into(),
+        "autoencoder.scaling_factor=1.0".into(),
+        "model.backbone.block_channels=[8]".into(),
+        "model.backbone.out_channels=8".into(),
+        "model.backbone.norm_groups=4".into(),
+        "model.unet.block_channels=[8, 16]".into(),
+        "model.unet.norm_groups=4".into(),
+        "evaluate.batch=2".into(),
+        "evaluate.ema=false".into(),
+        "evaluate.sampling_steps=2".into(),
+        "evaluate.pictures=3".into(),
+        "evaluate.library=11".into(),
+    ];
+    load::from_str(include_str!("../../../configs/quickstart.toml"), "quickstart.toml", &overrides).unwrap()
+}
+
+/// Runs a job on `world` threads in the run folder `folder/run-<world>`; the summary of rank 0.
+fn run(
+    job: fn(&mut JobContext) -> anyhow::Result<Value>,
+    config: &Config,
+    folder: &Path,
+    world: usize,
+    runtime: &Runtime,
+) -> anyhow::Result<Value> {
+    let run = RunDir::new(folder.join(format!("run-{world}")));
+    let worker = |collective: InProcess, rank: usize| {
+        tch::set_num_threads(1);
+        job(&mut JobContext {
+            config: config.clone(),
+            run: run.clone(),
+            job_dir: run.clone(),
+            place: Place { rank, world, local_rank: rank, generation: 1 },
+            collective: Box::new(collective),
+            reporter: Reporter::log_only(),
+            stop: StopFlag::default(),
+            runtime: runtime.handle().clone(),
+            device: Device::Cpu,
+        })
+    };
+    std::thread::scope(|scope| {
+        let ends = InProcess::world(world).into_iter().enumerate();
+        let workers: Vec<_> = ends.map(|(rank, end)| scope.spawn(move || worker(end, rank))).collect();
+        let summaries: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        summaries.into_iter().reduce(|first, other| first.and_then(|first| other.map(|_| first))).unwrap()
+    })
+}
+
+#[test]
+fn any_number_of_workers_draws_the_same_scenes_once() {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [alone, shared] = [1, 3].map(|world| {
+        let mut config = config(folder.path());
+        config.data.images = format!("{}-{world}", config.data.images);
+        let drawn = run(scenes::run, &config, folder.path(), world, &runtime).unwrap();
+        assert_eq!(drawn["train"]["state"], "drawn");
+        let again = run(scenes::run, &config, folder.path(), 2, &runtime).unwrap();
+        assert_eq!(again["train"]["state"], "there already");
+        assert_eq!(again["train"]["fingerprint"], drawn["train"]["fingerprint"]);
+        config.scenes.seed += 1;
+        let refused = run(scenes::run, &config, folder.path(), 2, &runtime).unwrap_err().to_string();
+        assert!(refused.contains("seed") && refused.contains(&config.data.images), "{refused}");
+        drawn
+    });
+    assert_eq!(alone["train"], shared["train"]);
+    assert_eq!(alone["validation"], shared["validation"]);
+    assert_ne!(alone["train"]["fingerprint"], alone["validation"]["fingerprint"]);
+}
+
+/// A checkpoint of the initial weights in the run folders of one and of two workers.
+fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
+    for world in [1, 2] {
+        let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
+        let state = TrainingState::new(model, config).unwrap();
+        let store = open_store(config, &RunDir::new(folder.join(format!("run-{world}")))).unwrap();
+        let identity = Identity::new(config, "none", 1.0, 1, 1);
+        let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
+        saver.save(&state, 5).unwrap();
+        saver.wait().unwrap();
+    }
+}
+
+#[test]
+fn any_number_of_workers_finds_the_same_figures_and_pictures() {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    run(scenes::run, &config, folder.path(), 2, &runtime).unwrap();
+    let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
+    autoencoder.save(&config.autoencoder, 32).unwrap();
+    let missing = run(evaluate::run, &config, folder.path(), 1, &runtime).unwrap_err().to_string();
+    assert!(missing.contains("checkpoint"), "{missing}");
+    save_initial_weights(&config, folder.path(), &runtime);
+
+    let [alone, shared] = [1, 2].map(|world| {
+        let figures = run(evaluate::run, &config, folder.path(), world, &runtime).unwrap();
+        run(compose::run, &config, folder.path(), world, &runtime).unwrap();
+        // A checkpoint of the initial weights is the untrained model.
+        assert_eq!(figures["trained"], figures["untrained"]);
+        assert_eq!((&figures["step"], &figures["trained"]["images"]), (&5.into(), &9.into()));
+        let run = RunDir::new(folder.path().join(format!("run-{world}")));
+        assert!(fs::read_to_string(run.evaluation()).unwrap().contains("position_only"));
+        let pictures = ["evaluate.png", "compose.png", "library.png"].map(|name| fs::read(run.pictures().join(name)).unwrap());
+        (figures, pictures)
+    });
+    for model in ["untrained", "position_only"] {
+        for figure in ["fg_ari", "miou", "mbo"] {
+            let [one, two] = [&alone.0, &shared.0].map(|figures| figures[model][figure].as_f64().unwrap());
+            // Batches differ in size at the ends of shares, and with them the rounding of convolutions.
+            assert!((one - two).abs() < 0.02, "{model} {figure}: {one} and {two}");
+        }
+    }
+    assert!(alone.1[0] == shared.1[0], "the pictures of the first scenes differ");
+    // Columns and rows: titles, 3 scenes of 1 + 7 tiles; 7 concepts of 8 members.
+    let size = |png: &[u8]| image::load_from_memory(png).map(|picture| (picture.width() / 128, picture.height() / 128)).unwrap();
+    for (_, pictures) in [&alone, &shared] {
+        assert_eq!((size(&pictures[1]), size(&pictures[2])), ((8, 3), (8, 7)));
+    }
+}
