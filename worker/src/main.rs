@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::collectives;
-use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, exit_code, failure_kind};
+use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, exit_code, failure_kind, one_line};
 use worker::place::Place;
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match start(&Arguments::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::from(exit_code(failure_kind(&error)))
         }
     }
@@ -101,7 +101,7 @@ fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Report
 }
 
 fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
-    let (kind, cause) = (failure_kind(error), format!("{error:#}"));
+    let (kind, cause) = (failure_kind(error), one_line(error));
     tracing::error!("{cause}");
     eprintln!("error: {cause}");
     reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done() }));

@@ -46,6 +46,17 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
 }
 
+/// The error and its causes in one line. A cause that the error before it has already told is not told twice.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = if line.is_empty() { cause } else { format!("{line}: {cause}") };
+        }
+    }
+    line.replace('\n', " ")
+}
+
 /// The worker's exit code for a failure.
 pub fn exit_code(kind: FailureKind) -> u8 {
     match kind {
@@ -64,7 +75,13 @@ mod tests {
         let error: anyhow::Error = BadInput::message("data.latents: no such folder").into();
         let error = Err::<(), _>(error).context("training could not start").unwrap_err();
         assert_eq!(failure_kind(&error), FailureKind::BadInput);
-        assert_eq!(format!("{error:#}"), "training could not start: data.latents: no such folder");
+        assert_eq!(one_line(&error), "training could not start: data.latents: no such folder");
         assert_eq!(failure_kind(&anyhow::anyhow!("disk full")), FailureKind::Fault);
+    }
+    #[test]
+    fn no_cause_is_told_twice() {
+        let cause = std::io::Error::other("disk\non fire");
+        let error = anyhow::Error::from(cause).context("cannot save: disk\non fire").context("step 7");
+        assert_eq!(one_line(&error), "step 7: cannot save: disk on fire");
     }
 }

@@ -14,7 +14,7 @@ mod scenes;
 mod stop;
 mod train;
 
-pub use failure::{BadInput, exit_code, failure_kind};
+pub use failure::{BadInput, exit_code, failure_kind, one_line};
 pub use reporter::Reporter;
 pub use stop::StopFlag;
 

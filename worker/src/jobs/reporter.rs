@@ -41,7 +41,7 @@ impl Reporter {
         let fields: BTreeMap<String, f64> = fields.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let mut line = format!("{done}/{total} {unit}, {rate:.1}/s");
         for (name, value) in &fields {
-            let _ = write!(line, ", {name} {value:.4}");
+            let _ = write!(line, ", {name} {}", brief(*value));
         }
         tracing::info!("{line}");
         self.send(FromWorker::Progress(Progress { done, total, unit: unit.to_owned(), rate, fields }));
@@ -82,4 +82,9 @@ impl Reporter {
         *last = Some((now, done));
         rate
     }
+}
+
+/// A figure in a log line: four decimals, or powers of ten when those would hide it.
+fn brief(value: f64) -> String {
+    if value == 0.0 || value.abs() >= 0.01 { format!("{value:.4}") } else { format!("{value:.2e}") }
 }

@@ -53,7 +53,7 @@ pub struct MetricsWriter {
 }
 
 impl MetricsWriter {
-    /// Opens the files of `run` for a generation that starts or resumes at `step`.
+    /// Opens the files of `run` for a generation that starts or resumes after `step` steps.
     ///
     /// # Errors
     /// Any failure of the file system.
@@ -61,7 +61,7 @@ impl MetricsWriter {
         fs::create_dir_all(run.path())?;
         let lines = OpenOptions::new().create(true).append(true).open(run.metrics())?;
         end_torn_line(&lines, &run.metrics())?;
-        let events = EventFile::create(&run.tensorboard(), &format!("gen-{generation:03}"), step)?;
+        let events = EventFile::create(&run.tensorboard(), &format!("gen-{generation:03}"), step + 1)?;
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().name("metrics".into()).spawn(move || write_all(&receiver, lines, events))?;
         Ok(Self { entries: Some(sender), thread: Some(thread) })
@@ -157,9 +157,11 @@ mod tests {
         let events: Vec<_> = files.iter().flat_map(|path| tensorboard::tests::read(path)).collect();
         let tags: Vec<_> = events.iter().map(|(step, tag, value)| (*step, tag.as_str(), (*value * 1e6) as i64)).collect();
         let expected = [
+            (1, "start", 0),
             (10, "learning_rate/unet", 99),
             (10, "loss", 500_000),
             (10, "segmentation", 3_000_000),
+            (11, "start", 0),
             (20, "learning_rate/unet", 99),
             (20, "loss", 250_000),
         ];

@@ -81,16 +81,16 @@ pub(super) struct EventFile {
 }
 
 impl EventFile {
-    /// Creates a new event file in `folder` for a run that starts or resumes at `step`; `name` keeps files of one second apart.
+    /// Creates a new event file in `folder` whose first record will be of `first_step`; `name` keeps files of one second apart.
     ///
     /// # Errors
     /// Any failure of the file system.
-    pub(super) fn create(folder: &Path, name: &str, step: u64) -> io::Result<Self> {
+    pub(super) fn create(folder: &Path, name: &str, first_step: u64) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(format!("events.out.tfevents.{:010}.{name}", wall_time() as u64));
         let mut file = Self { file: BufWriter::new(File::create(path)?) };
         file.write(0, What::FileVersion("brain.Event:2".into()))?;
-        file.write(step, What::SessionLog(SessionLog { status: 1 }))?;
+        file.write(first_step, What::SessionLog(SessionLog { status: 1 }))?;
         file.flush()?;
         Ok(file)
     }
@@ -152,7 +152,8 @@ fn masked_crc(data: &[u8]) -> u32 {
 pub(super) mod tests {
     use super::*;
 
-    /// (step, tag, value) of every scalar and picture of a file; pictures have their PNG's length as value.
+    /// (step, tag, value) of every scalar and picture of a file; pictures have their PNG's length as value. A start of a session has
+    /// the tag `start`.
     pub(in crate::metrics) fn read(path: &Path) -> Vec<(i64, String, f64)> {
         let bytes = fs::read(path).unwrap();
         let (mut rest, mut found) = (bytes.as_slice(), Vec::new());
@@ -163,6 +164,9 @@ pub(super) mod tests {
             assert_eq!(masked_crc(data).to_le_bytes(), rest[12 + length..16 + length]);
             rest = &rest[16 + length..];
             let event = Event::decode(data).unwrap();
+            if let Some(What::SessionLog(SessionLog { status: 1 })) = event.what {
+                found.push((event.step, "start".to_owned(), 0.0));
+            }
             let Some(What::Summary(summary)) = event.what else { continue };
             for value in summary.values {
                 let number = match value.content.unwrap() {

@@ -94,8 +94,11 @@ pub fn to_safetensors(variables: &[Variable]) -> Result<Vec<u8>, WeightsError> {
     let mut stored = Vec::with_capacity(variables.len());
     for Variable { name, tensor, .. } in variables {
         let shape = tensor.size().iter().map(|&side| side.unsigned_abs() as usize).collect();
-        let values = Vec::<f32>::try_from(tensor.detach().flatten(0, -1)).map_err(|e| failed(format!("{name}: {e}")))?;
-        stored.push((name.clone(), shape, values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()));
+        let values = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+        // Safetensors is little-endian, as is every machine that libtorch runs on.
+        let mut bytes = vec![0; values.numel() * Kind::Float.elt_size_in_bytes()];
+        values.f_copy_data_u8(&mut bytes, values.numel()).map_err(|e| failed(format!("{name}: {e}")))?;
+        stored.push((name.clone(), shape, bytes));
     }
     let mut views = Vec::with_capacity(stored.len());
     for (name, shape, bytes) in &stored {

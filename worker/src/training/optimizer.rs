@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::{Device, Tensor};
 
 /// On the CPU the update runs over blocks of this many elements, so that its dozen operations find their operands in the cache.
-const CPU_BLOCK: i64 = 1 << 16;
+const CPU_BLOCK: i64 = 1 << 17;
 
 /// AdamW: the moments of all parameters, and the update.
 pub struct AdamW {

@@ -56,44 +56,48 @@ impl Training<'_> {
         let config = context.config.clone();
         let mut ended = Ended { step: first, stopped: false, loss: None, images_per_second: None };
         let mut window = Window::start();
-        let mut after_first = None;
+        let mut rate = None;
         loop {
             let asked = Instant::now();
             let Some(batch) = self.loader.next_batch()? else { break };
             let stalled = asked.elapsed();
             let stop = context.stop.requested();
             let outcome = self.recipe.run(self.state, &batch, self.slice.rows(), stop, context.collective.as_mut())?;
+            let StepOutcome { loss, grad_norm, stop, attention } = outcome;
             ended.step = batch.step + 1;
-            ended.stopped = outcome.stop && ended.step < config.train.steps;
-            let StepOutcome { loss, grad_norm, attention, .. } = outcome;
+            ended.stopped = stop && ended.step < config.train.steps;
             window.push(ended.step, loss, grad_norm, stalled);
-
-            let last = ended.stopped || ended.step == config.train.steps;
-            let save = last || ended.step.is_multiple_of(config.checkpoint.every_steps.max(1));
-            // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
-            if (save || ended.step.is_multiple_of(config.train.log_every.max(1)))
-                && let Some(figures) = window.close().map_err(BadInput::new)?
-            {
-                ended.loss = Some(figures.loss);
-                self.record(ended.step, figures, &config, context);
-            }
             self.picture(ended.step, &batch, &attention, &config);
-            if save && let Some(leader) = &mut self.leader {
-                leader.saver.save(self.state, ended.step)?;
-            }
-            if last {
+            self.write_down(&mut ended, &mut window, &config, context)?;
+            if ended.stopped {
                 break;
             }
-            after_first.get_or_insert((Instant::now(), ended.step));
+            let (since, step) = *rate.get_or_insert((Instant::now(), ended.step));
+            let images = (ended.step - step) * config.train.global_batch as u64;
+            ended.images_per_second = (images > 0).then(|| images as f64 / since.elapsed().as_secs_f64());
         }
         if let Some(leader) = &mut self.leader {
             leader.saver.wait()?;
         }
         context.collective.barrier()?;
-        ended.images_per_second = after_first
-            .filter(|(_, step)| *step < ended.step)
-            .map(|(since, step)| (ended.step - step) as f64 * config.train.global_batch as f64 / since.elapsed().as_secs_f64());
         Ok(ended)
+    }
+
+    /// The record and the checkpoint that are due after a step.
+    fn write_down(&mut self, ended: &mut Ended, window: &mut Window, config: &Config, context: &JobContext) -> anyhow::Result<()> {
+        let step = ended.step;
+        let save = ended.stopped || step == config.train.steps || step.is_multiple_of(config.checkpoint.every_steps.max(1));
+        // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
+        if (save || step.is_multiple_of(config.train.log_every.max(1)))
+            && let Some(figures) = window.close().map_err(BadInput::new)?
+        {
+            ended.loss = Some(figures.loss);
+            self.record(step, figures, config, context);
+        }
+        if save && let Some(leader) = &mut self.leader {
+            leader.saver.save(self.state, step)?;
+        }
+        Ok(())
     }
 
     /// On rank 0, every `train.picture_every` steps, draws what the slots see.
