@@ -1,1 +1,29 @@
-fn main() {}
+//! The light binary: starts, watches and ends the workers of a run, and tells what became of it. It links neither libtorch nor MPI.
+
+mod cli;
+mod commands;
+mod coordinator;
+mod exit;
+mod launchers;
+mod preflight;
+mod run_folder;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{CheckpointsCommand, Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Launch { run, json } => commands::launch::run(&run, json),
+        Command::Plan { run } => commands::plan::run(&run),
+        Command::Status { run, json } => commands::status::run(run, json),
+        Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
+        Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
+    };
+    done.unwrap_or_else(|failure| {
+        eprintln!("error: {failure}");
+        failure.exit_code()
+    })
+}

@@ -62,7 +62,7 @@ impl ControlClient {
             let end = runtime.block_on(session.converse(&shared.0, &shared.1));
             drop(alive);
             if let Err(reason) = end {
-                kill_switch(reason);
+                pull(kill_switch, reason);
             }
         };
         thread.spawn(run).map_err(io)?;
@@ -95,6 +95,13 @@ impl ControlClient {
         if let Ok(ended) = self.ended.lock() {
             let _ = ended.recv_timeout(FINISH_LIMIT);
         }
+    }
+}
+
+/// Calls the kill switch. One that panics, as printing does once standard error has no reader, must not leave the worker running.
+fn pull(kill_switch: impl FnOnce(String), reason: String) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kill_switch(reason))).is_err() {
+        std::process::abort();
     }
 }
 

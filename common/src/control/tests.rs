@@ -76,9 +76,8 @@ impl Server {
     fn client(&mut self) -> (ControlClient, mpsc::UnboundedSender<ToWorker>, blocking::Receiver<String>) {
         let (killed, kills) = blocking::channel();
         let folder = RunDir::new(self.folder.path());
-        let client = std::thread::spawn(move || {
-            ControlClient::connect(&folder, hello(), move |reason| killed.send(reason).unwrap()).unwrap()
-        });
+        let client =
+            std::thread::spawn(move || ControlClient::connect(&folder, hello(), move |reason| drop(killed.send(reason))).unwrap());
         let (greeting, replies) = loop {
             if let ServerEvent::Joined { hello, replies, .. } = self.next() {
                 break (hello, replies);

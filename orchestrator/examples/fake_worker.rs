@@ -1,0 +1,104 @@
+//! A stand-in for the worker in tests of the orchestrator: it speaks the control protocol and does, on one rank, what
+//! `FAKE_WORKER` asks for. No libtorch, no MPI, no work.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::control::{ControlClient, Failure, FailureKind, FromWorker, Hello, Progress};
+use common::job::Job;
+use common::run_dir::RunDir;
+
+/// Units of work, and the one at which the misfortune happens.
+const TOTAL: u64 = 20;
+const FATE: u64 = 8;
+const UNIT: Duration = Duration::from_millis(10);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["--version"] {
+        println!("worker {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    match work(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// What shall go wrong: on which rank, and up to which generation.
+struct Fate {
+    action: String,
+    last_generation: u64,
+}
+
+fn fate(rank: usize) -> Fallible<Option<Fate>> {
+    // `ACTION:RANK:LAST_GENERATION`
+    let Ok(text) = std::env::var("FAKE_WORKER") else { return Ok(None) };
+    let fields: Vec<&str> = text.split(':').collect();
+    let [action, unlucky, last_generation] = fields[..] else { return Err(format!("FAKE_WORKER={text}").into()) };
+    let fate = Fate { action: action.into(), last_generation: last_generation.parse()? };
+    Ok((unlucky.parse::<usize>()? == rank).then_some(fate))
+}
+
+fn number<T: std::str::FromStr>(names: [&str; 2]) -> Option<T> {
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+fn work(arguments: &[String]) -> Fallible<ExitCode> {
+    let [job, _, run, _, generation] = arguments else { return Err(format!("unexpected arguments {arguments:?}").into()) };
+    let (job, generation): (Job, u64) = (job.parse()?, generation.parse()?);
+    let rank: usize = number(["OMPI_COMM_WORLD_RANK", "RANK"]).ok_or("no rank")?;
+    let fate = fate(rank)?.filter(|fate| generation <= fate.last_generation);
+    let hello = Hello {
+        rank,
+        world: number(["OMPI_COMM_WORLD_SIZE", "WORLD_SIZE"]).ok_or("no world size")?,
+        local_rank: rank,
+        generation,
+        host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        device: "none".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let act = |moment: &str| fate.as_ref().is_some_and(|fate| fate.action == moment);
+    if act("die-early") {
+        eprintln!("no libmpi for rank {rank}");
+        return Ok(ExitCode::FAILURE);
+    }
+    let client = ControlClient::connect(&RunDir::new(run).job_dir(job), hello, |reason| {
+        // Panics when the launcher, which reads this, was killed; the client has to cope with that.
+        eprintln!("{reason}");
+        std::process::exit(75);
+    })?;
+    let stop = client.stop_flag();
+    let endless = act("endless") || act("deaf");
+    let mut done = 0;
+    while done < TOTAL || endless {
+        sleep(UNIT);
+        done += 1;
+        let fields = [("loss".to_owned(), 1.0 / done as f64)].into();
+        client.send(FromWorker::Progress(Progress { done, total: TOTAL, unit: "scenes".into(), rate: 100.0, fields }));
+        if done == FATE && act("abort") {
+            std::process::abort();
+        }
+        if done == FATE && (act("bad-input") || act("fault")) {
+            let kind = if act("bad-input") { FailureKind::BadInput } else { FailureKind::Fault };
+            client.finish(FromWorker::Failed(Failure { kind, cause: "shard 3 is upside down".into(), step: done }));
+            return Ok(ExitCode::FAILURE);
+        }
+        if done == FATE && act("leave") {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if stop.load(Ordering::Acquire) && !act("deaf") {
+            break;
+        }
+    }
+    client.finish(FromWorker::Finished { summary: serde_json::json!({ "done": done, "rank": rank }) });
+    Ok(ExitCode::SUCCESS)
+}

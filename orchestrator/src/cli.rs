@@ -1,0 +1,126 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use common::job::Job;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failure
+  2    bad input: command line, configuration, data, run folder
+  3    gave up after restarting without a new checkpoint in between
+  130  stopped by SIGINT (Ctrl-C)
+  143  stopped by SIGTERM";
+
+/// Starts and watches the workers that train Latent Slot Diffusion.
+#[derive(Debug, Parser)]
+#[command(name = "orchestrator", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the workers of a run, watch them, restart them when they fail
+    #[command(after_help = EXIT_CODES)]
+    Launch {
+        /// Which run and how.
+        #[command(flatten)]
+        run: RunArguments,
+        /// Print only the final summary, as JSON, on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what `launch` would run, and run nothing
+    Plan {
+        /// Which run and how.
+        #[command(flatten)]
+        run: RunArguments,
+    },
+    /// Show where a run stands, from its files alone
+    Status {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the workers' logs
+    Logs {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job whose logs to print
+        #[arg(long, default_value_t = Job::Train)]
+        job: Job,
+        /// Only this worker's
+        #[arg(long)]
+        rank: Option<usize>,
+        /// Go on printing what is added, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Look at the checkpoints of a run
+    Checkpoints {
+        /// What about them.
+        #[command(subcommand)]
+        command: CheckpointsCommand,
+    },
+}
+
+/// What about the checkpoints.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointsCommand {
+    /// List them, newest first
+    List {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which run and how.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Configuration of a new run
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of the run to go on with, as runs/NAME; its newest checkpoint that verifies is taken
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["config", "fresh"])]
+    pub(crate) resume: Option<PathBuf>,
+    /// Change one key of the configuration, as train.steps=500; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// What the workers do: scenes, autoencoder, encode, train, evaluate or compose
+    #[arg(long, default_value_t = Job::Train)]
+    pub(crate) job: Job,
+    /// Number of workers, instead of cluster.workers_per_node
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Put a run (or job) that is already in the folder aside, as NAME.1, and start anew
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("orchestrator launch").is_err());
+        assert!(parse("orchestrator launch --config a.toml --resume runs/a").is_err());
+        assert!(parse("orchestrator launch --resume runs/a --fresh").is_err());
+        assert!(parse("orchestrator launch --config a.toml --job trane").is_err());
+        assert!(parse("orchestrator launch --config a.toml --job encode --set data.resolution=64 --set run.seed=2").is_ok());
+    }
+}

@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub(crate) mod checkpoints;
+pub(crate) mod launch;
+pub(crate) mod logs;
+pub(crate) mod plan;
+mod prepare;
+pub(crate) mod status;
+mod summary;

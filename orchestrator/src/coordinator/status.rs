@@ -1,0 +1,95 @@
+//! `status.json`: the present of a run in one small file, so that any host that sees the run folder can watch.
+
+use std::path::Path;
+
+use common::control::Progress;
+use common::job::Job;
+use common::run_dir::replace_file;
+use serde::{Deserialize, Serialize};
+
+use crate::supervisor::{State, Supervisor};
+
+/// Content of `status.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// What the workers do.
+    pub(crate) job: Job,
+    /// Where the launch stands.
+    pub(crate) state: State,
+    /// When this was written (UTC, RFC 3339).
+    pub(crate) updated: String,
+    /// When the launch began.
+    pub(crate) started: String,
+    /// Process id of the coordinator.
+    pub(crate) coordinator_pid: u32,
+    /// Its host.
+    pub(crate) coordinator_host: String,
+    /// The current generation.
+    pub(crate) generation: u64,
+    /// Workers per generation.
+    pub(crate) world: usize,
+    /// Those that have reported.
+    pub(crate) workers: Vec<WorkerStatus>,
+    /// Rank 0's last word on how far the job is.
+    pub(crate) progress: Option<Progress>,
+    /// Newest checkpoint of this launch.
+    pub(crate) checkpoint: Option<u64>,
+    /// Restarts since that checkpoint.
+    pub(crate) restarts: usize,
+    /// The newest failure.
+    pub(crate) failure: Option<String>,
+    /// Exit code of the orchestrator, when the launch is over.
+    pub(crate) exit_code: Option<u8>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    /// Its rank.
+    pub(crate) rank: usize,
+    /// Its host.
+    pub(crate) host: String,
+    /// Its process id there.
+    pub(crate) pid: u32,
+    /// What it computes on.
+    pub(crate) device: String,
+    /// Units of work done.
+    pub(crate) step: u64,
+    /// Whether its connection is open.
+    pub(crate) connected: bool,
+}
+
+impl Status {
+    /// Takes over what the supervisor knows.
+    pub(crate) fn update(&mut self, supervisor: &Supervisor) {
+        self.state = supervisor.state();
+        self.updated = now();
+        self.generation = supervisor.generation();
+        self.workers = supervisor
+            .workers()
+            .iter()
+            .map(|worker| WorkerStatus {
+                rank: worker.hello.rank,
+                host: worker.hello.host.clone(),
+                pid: worker.hello.pid,
+                device: worker.hello.device.clone(),
+                step: worker.step,
+                connected: worker.connected,
+            })
+            .collect();
+        self.workers.sort_by_key(|worker| worker.rank);
+        self.checkpoint = supervisor.checkpoint();
+        self.restarts = supervisor.restarts();
+        self.failure = supervisor.failure().map(ToString::to_string);
+    }
+
+    /// Replaces the file at `path`.
+    pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
+        replace_file(path, &serde_json::to_vec_pretty(self)?, 0o644)
+    }
+}
+
+/// The present time as in the journal.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
+}

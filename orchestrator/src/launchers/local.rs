@@ -1,0 +1,37 @@
+//! A single worker as a plain child process.
+
+use super::{LaunchSpec, Launcher, LauncherError, ProcessSpec, environment, worker_arguments};
+
+/// Starts the worker itself.
+pub(crate) struct Local;
+
+/// Set when the orchestrator itself was started by one of these; they would tell the worker the orchestrator's place.
+const FOREIGN: &[&str] = &[
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+];
+
+impl Launcher for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn check(&self) -> Result<(), LauncherError> {
+        Ok(())
+    }
+
+    fn processes(&self, spec: &LaunchSpec, generation: u64) -> Vec<ProcessSpec> {
+        let process = |rank: usize| {
+            let mut environment = environment(spec);
+            let place = [("RANK", rank), ("WORLD_SIZE", spec.world), ("LOCAL_RANK", rank)];
+            environment.extend(place.map(|(name, value)| (name, value.to_string())));
+            let arguments = worker_arguments(spec, generation);
+            ProcessSpec { rank: Some(rank), program: spec.worker.clone(), arguments, environment, without: FOREIGN }
+        };
+        (0..spec.world).map(process).collect()
+    }
+}
