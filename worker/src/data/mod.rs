@@ -1,8 +1,10 @@
 //! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
 
+mod images;
 mod labelled;
 mod loader;
 
+pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice};
 

@@ -2,10 +2,15 @@
 //!
 //! To add a job: a file with `pub fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>` and an arm in [`run`].
 
+mod autoencoder;
 mod compose;
+mod encode;
 mod evaluate;
 mod failure;
 mod figure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod latents_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod pictures_tests;
@@ -52,10 +57,11 @@ pub struct JobContext {
 /// Whatever ended the job; [`failure_kind`] tells bad input from faults.
 pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
     match job {
+        Job::Autoencoder => autoencoder::run(context),
         Job::Compose => compose::run(context),
+        Job::Encode => encode::run(context),
         Job::Evaluate => evaluate::run(context),
         Job::Scenes => scenes::run(context),
         Job::Train => train::run(context),
-        other => Err(anyhow::anyhow!("this worker was built without the job {other}")),
     }
 }

@@ -24,6 +24,13 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Why weights could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
+    /// There is nothing in the folder.
+    #[error("{folder}: no weights here (config.json is missing); run the autoencoder job, or set autoencoder.weights to a folder that \
+             holds them", folder = folder.display())]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The file system refused.
     #[error("{file}: {source}", file = file.display())]
     Io {
@@ -48,6 +55,13 @@ pub enum WeightsError {
         /// How it differs.
         differences: Differences,
     },
+}
+
+impl WeightsError {
+    /// Whether the input is at fault, so that trying again cannot help.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
 }
 
 /// How a set of stored tensors differs from a network's variables.
@@ -185,13 +199,26 @@ pub fn load_folder(folder: &Path, variables: &[Variable]) -> Result<(), WeightsE
     from_safetensors(&file, &bytes, variables)
 }
 
+/// BLAKE3 digest of a folder's weights file, in hexadecimal: which weights these are.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn digest(folder: &Path) -> Result<String, WeightsError> {
+    let file = folder.join(WEIGHTS_FILE);
+    let bytes = fs::read(&file).map_err(|source| WeightsError::Io { file, source })?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
 /// The description of a folder.
 ///
 /// # Errors
 /// When the file is absent or no JSON.
 pub fn read_config(folder: &Path) -> Result<Value, WeightsError> {
     let file = folder.join(CONFIG_FILE);
-    let bytes = fs::read(&file).map_err(|source| WeightsError::Io { file: file.clone(), source })?;
+    let bytes = fs::read(&file).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => WeightsError::Missing { folder: folder.into() },
+        _ => WeightsError::Io { file: file.clone(), source },
+    })?;
     serde_json::from_slice(&bytes).map_err(|e| WeightsError::Format { file, reason: e.to_string() })
 }
 

@@ -1,0 +1,178 @@
+"""The networks of Latent Slot Diffusion from diffusers' blocks in PyTorch, sized by one of our configuration files.
+
+The peer of `worker/src/model`: same architecture, same tensor names, written as one would write it in Python. Nothing here is used
+at run time.
+"""
+
+import tomllib
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import nn
+
+
+@dataclass
+class Sizes:
+    resolution: int
+    latent_side: int
+    latent_channels: int
+
+
+def read_config(path):
+    with open(path, "rb") as file:
+        config = tomllib.load(file)
+    autoencoder = config["autoencoder"]
+    side = config["data"]["resolution"] >> (len(autoencoder["block_channels"]) - 1)
+    return config, Sizes(config["data"]["resolution"], side, autoencoder.get("latent_channels", 4))
+
+
+class CartesianPosition(nn.Module):
+    """Adds a projection of (row, column, 1 - row, 1 - column) to tokens [B, side * side, C]."""
+
+    def __init__(self, side, channels):
+        super().__init__()
+        centre = (torch.arange(side) + 0.5) / side
+        row, column = torch.meshgrid(centre, centre, indexing="ij")
+        self.register_buffer("pe", torch.stack([row, column, 1 - row, 1 - column])[None])
+        self.projection = nn.Conv2d(4, channels, 1)
+
+    def forward(self, tokens):
+        return tokens + self.projection(self.pe).flatten(2).transpose(1, 2)
+
+
+class PositionProcessor(AttnProcessor2_0):
+    """diffusers' attention, with the position added to its input."""
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        return super().__call__(attn, attn.pos_emb(hidden_states), *args, **kwargs)
+
+
+def add_positions(unet, side):
+    levels = len(unet.config.block_out_channels)
+    places = [(block, side >> min(i, levels - 1)) for i, block in enumerate(unet.down_blocks)]
+    places += [(unet.mid_block, side >> (levels - 1))]
+    places += [(block, side >> (levels - 1 - i)) for i, block in enumerate(unet.up_blocks)]
+    for block, here in places:
+        for transformer in getattr(block, "attentions", []):
+            for inner in transformer.transformer_blocks:
+                for attention in (inner.attn1, inner.attn2):
+                    position = CartesianPosition(here, attention.to_q.in_features)
+                    attention.pos_emb = nn.Sequential(nn.Identity(), position)
+                    attention.set_processor(PositionProcessor())
+
+
+class Backbone(UNet2DModel):
+    """A strided convolution, then a UNet whose time is always 0."""
+
+    def forward(self, images):
+        return super().forward(self.downscale_cnn(images), 0).sample
+
+
+def backbone(config, sizes):
+    shape = config["model"]["backbone"]
+    channels = shape["block_channels"]
+    network = Backbone(
+        sample_size=sizes.resolution // shape["stride"],
+        in_channels=channels[0],
+        out_channels=shape["out_channels"],
+        block_out_channels=channels,
+        layers_per_block=shape["layers_per_block"],
+        down_block_types=["DownBlock2D"] * len(channels),
+        up_block_types=["UpBlock2D"] * len(channels),
+        norm_num_groups=shape["norm_groups"],
+        attention_head_dim=shape["mid_attention_head_dim"] or None,
+        add_attention=shape["mid_attention_head_dim"] > 0,
+    )
+    network.downscale_cnn = nn.Conv2d(3, channels[0], shape["stride"], shape["stride"])
+    return network
+
+
+def unet(config, sizes):
+    shape = config["model"]["unet"]
+    present = shape["attention"]
+    network = UNet2DConditionModel(
+        sample_size=sizes.latent_side,
+        in_channels=sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        block_out_channels=shape["block_channels"],
+        layers_per_block=shape["layers_per_block"],
+        down_block_types=["CrossAttnDownBlock2D" if here else "DownBlock2D" for here in present],
+        up_block_types=["CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(present)],
+        norm_num_groups=shape["norm_groups"],
+        attention_head_dim=shape["heads"],
+        cross_attention_dim=config["model"]["slot_attention"]["out_size"],
+    )
+    if shape.get("position_embedding", "cartesian") == "cartesian":
+        add_positions(network, sizes.latent_side)
+    return network
+
+
+class SlotAttention(nn.Module):
+    """Slot Attention with a token MLP before it and a projection of the slots after it."""
+
+    def __init__(self, config, side):
+        super().__init__()
+        shape = config["model"]["slot_attention"]
+        size, inputs = shape["slot_size"], config["model"]["backbone"]["out_channels"]
+        self.count, self.size, self.iterations = shape["slots"], size, shape.get("iterations", 3)
+        self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, size)))
+        self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, size)))
+        self.pos = CartesianPosition(side, inputs)
+        self.in_layer_norm = nn.LayerNorm(inputs)
+        self.in_mlp = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, inputs))
+        self.norm_inputs = nn.LayerNorm(inputs)
+        self.norm_slots = nn.LayerNorm(size)
+        self.norm_mlp = nn.LayerNorm(size)
+        self.project_q = nn.Linear(size, size, bias=False)
+        self.project_k = nn.Linear(inputs, size, bias=False)
+        self.project_v = nn.Linear(inputs, size, bias=False)
+        self.gru = nn.GRUCell(size, size)
+        hidden = shape["mlp_hidden"]
+        self.mlp = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size))
+        self.out_layer_norm = nn.LayerNorm(size)
+        self.out_linear = nn.Linear(size, shape["out_size"])
+
+    def forward(self, features, noise):
+        tokens = self.pos(features.flatten(2).transpose(1, 2))
+        tokens = self.norm_inputs(self.in_mlp(self.in_layer_norm(tokens)))
+        keys, values = self.project_k(tokens) * self.size**-0.5, self.project_v(tokens)
+        slots = self.slot_mu + self.slot_log_sigma.exp() * noise
+        for _ in range(self.iterations):
+            attention = (keys @ self.project_q(self.norm_slots(slots)).transpose(1, 2)).softmax(-1)
+            weights = attention + 1e-6
+            updates = (weights / weights.sum(1, keepdim=True)).transpose(1, 2) @ values
+            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            slots = slots + self.mlp(self.norm_mlp(slots))
+        conditioning = self.out_linear(self.out_layer_norm(slots))
+        return slots, attention.transpose(1, 2).unflatten(2, features.shape[2:]), conditioning
+
+
+def autoencoder(config, sizes):
+    shape = config["autoencoder"]
+    levels = len(shape["block_channels"])
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=shape["block_channels"],
+        layers_per_block=shape.get("layers_per_block", 2),
+        latent_channels=sizes.latent_channels,
+        norm_num_groups=shape.get("norm_groups", 32),
+        sample_size=sizes.resolution,
+        mid_block_add_attention=shape.get("mid_attention", True),
+    )
+
+
+class LatentSlotDiffusion(nn.Module):
+    """The three trained networks."""
+
+    def __init__(self, config, sizes):
+        super().__init__()
+        self.backbone = backbone(config, sizes)
+        self.slot_attention = SlotAttention(config, sizes.resolution // config["model"]["backbone"]["stride"])
+        self.unet = unet(config, sizes)
+
+    def forward(self, images, slot_noise, noisy, timesteps):
+        slots, attention, conditioning = self.slot_attention(self.backbone(images), slot_noise)
+        return self.unet(noisy, timesteps, conditioning).sample, slots, attention

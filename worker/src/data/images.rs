@@ -1,0 +1,56 @@
+//! The images of a split, for the jobs that need no latents.
+
+use super::{DataError, open_split};
+use common::config::DataConfig;
+use common::shards::{DType, Dataset};
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+use tokio::runtime::Handle;
+
+/// The images of one split.
+#[derive(Clone)]
+pub struct Images {
+    dataset: Arc<Dataset>,
+    side: i64,
+}
+
+impl Images {
+    /// Opens the split `split` of `data.images`.
+    ///
+    /// # Errors
+    /// A data set that is missing, half-written, damaged, or of images of another size.
+    pub fn open(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
+        let dataset = open_split(runtime, &data.images, split, data.cache_mib)?;
+        let shape = [data.resolution, data.resolution, 3];
+        match dataset.manifest().schema.column("image") {
+            Some(column) if column.dtype == DType::U8 && column.shape == shape => {
+                Ok(Self { dataset, side: data.resolution as i64 })
+            }
+            found => Err(DataError::Column {
+                url: format!("{}/{split}", data.images.trim_end_matches('/')),
+                column: "image",
+                found: found.map_or_else(|| "missing".to_owned(), |column| format!("{:?} {:?}", column.dtype, column.shape)),
+                expected: format!("U8 {shape:?}"),
+            }),
+        }
+    }
+
+    /// The data set itself.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The images of these rows, u8 [B, H, W, 3] on the CPU.
+    ///
+    /// # Errors
+    /// Data that cannot be fetched or are damaged.
+    pub async fn read(&self, rows: &[u64]) -> Result<Tensor, DataError> {
+        let bytes = self.dataset.read_rows("image", rows).await?;
+        Ok(Tensor::from_data_size(&bytes, &[rows.len() as i64, self.side, self.side, 3], Kind::Uint8))
+    }
+}
+
+/// Images u8 [B, H, W, 3] -> f32 [B, 3, H, W] in [-1, 1], stored channels-last.
+pub fn to_unit_range(images: &Tensor) -> Tensor {
+    images.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 127.5 - 1.0
+}
