@@ -29,6 +29,17 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// The two halves of the output as tensors of their own: [.., in] -> twice [.., out / 2].
+    pub(crate) fn halves(&self, x: &Tensor) -> [Tensor; 2] {
+        let half = self.weight.size()[0] / 2;
+        [0, half].map(|start| {
+            let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, half));
+            x.linear(&self.weight.narrow(0, start, half), bias.as_ref())
+        })
+    }
+}
+
 /// Several linear layers of one input as a single matrix product: [.., in] -> [.., sum of outs]. The weights stay separate variables.
 pub(crate) fn fused_linear(x: &Tensor, layers: &[&Linear]) -> Tensor {
     let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
@@ -41,9 +52,9 @@ pub(crate) fn fused_linear(x: &Tensor, layers: &[&Linear]) -> Tensor {
 #[derive(Debug)]
 pub(crate) struct Conv2d {
     /// [out, in, kernel, kernel]
-    weight: Tensor,
+    pub(crate) weight: Tensor,
     /// [out]
-    bias: Tensor,
+    pub(crate) bias: Tensor,
     stride: i64,
     padding: i64,
 }

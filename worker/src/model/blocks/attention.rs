@@ -1,6 +1,6 @@
 //! Multi-head attention: the transformer's, and the self-attention of a whole map in the middle of a CNN.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::layout::{to_map, to_tokens};
 use super::resnet::Norm;
@@ -53,7 +53,27 @@ impl Attention {
     /// x [B, N, C], context [B, M, D] -> [B, N, C]
     pub(crate) fn to_context(&self, x: &Tensor, context: &Tensor) -> Tensor {
         let kv = fused_linear(context, &[&self.to_k, &self.to_v]).chunk(2, -1);
+        let (_, _, channels) = x.size3().unwrap_or_default();
+        if self.heads * context.size()[1] <= channels {
+            return self.to_short_context(x, &kv[0], &kv[1]);
+        }
         self.to_out.forward(&attend(&self.to_q.forward(x), &kv[0], &kv[1], self.heads))
+    }
+
+    /// The same for so few keys that it is cheaper to carry them, per head, through the query projection and the values through the
+    /// output projection, than to project every query: x [B, N, C], keys and values [B, M, C].
+    fn to_short_context(&self, x: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
+        let split = |x: &Tensor| x.unflatten(-1, [self.heads, -1]).transpose(1, 2);
+        let (keys, values) = (split(keys), split(values));
+        let [_, heads, length, head_size] = *keys.size() else { return x.zeros_like() };
+        let scale = (head_size as f64).powf(-0.5);
+        let keys = (keys * scale).matmul(&self.to_q.weight.unflatten(0, [heads, head_size])).flatten(1, 2);
+        let values = values.matmul(&self.to_out.weight.unflatten(1, [heads, head_size]).permute([1, 2, 0])).flatten(1, 2);
+        // [B, heads * M, N], with the softmax over M along rows of contiguous tokens.
+        let logits = keys.matmul(&x.transpose(1, 2));
+        let weights = logits.unflatten(1, [heads, length]).softmax(2, Kind::Float).flatten(1, 2);
+        let output = weights.transpose(1, 2).matmul(&values);
+        self.to_out.bias.as_ref().map_or_else(|| output.shallow_clone(), |bias| &output + bias)
     }
 }
 

@@ -107,19 +107,44 @@ impl Downsample {
 }
 
 /// Doubles a map: nearest neighbour, then a 3x3 convolution.
+///
+/// Both together are one transposed convolution with stride 2, whose 4x4 kernel holds sums of the 3x3 kernel's weights: 4 instead of 9
+/// products per output, and no enlarged copy of the input.
 #[derive(Debug)]
 pub(crate) struct Upsample {
     conv: Conv2d,
+    /// [9, 16]: the weights of the 4x4 kernel as sums of those of the 3x3 kernel.
+    widen: Tensor,
 }
 
 impl Upsample {
     pub(crate) fn new(scope: &Scope, channels: i64) -> Self {
-        Self { conv: Conv2d::same(&(scope / "conv"), channels, channels) }
+        // Along one axis, output 2 i + p sees input i + floor((p + k - 1) / 2) through weight k of the 3x3 kernel, and sees input
+        // i + j through weight p - 2 j + 1 of the transposed kernel.
+        let axis = Tensor::from_slice(&[0_f32, 0., 0., 1., 0., 1., 1., 0., 1., 1., 0., 0.]).view([4, 3]);
+        let widen = axis.transpose(0, 1).contiguous().kron(&axis.transpose(0, 1).contiguous());
+        Self { conv: Conv2d::same(&(scope / "conv"), channels, channels), widen: widen.to_device(scope.device()) }
     }
 
     /// [B, C, h, w] -> [B, C, 2h, 2w]
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let (_, _, height, width) = x.size4().unwrap_or_default();
-        self.conv.forward(&x.upsample_nearest2d([2 * height, 2 * width], None, None))
+        let kernel = self.conv.weight.flatten(2, 3).matmul(&self.widen).unflatten(2, [4, 4]).transpose(0, 1);
+        x.conv_transpose2d(&kernel, Some(&self.conv.bias), [2, 2], [1, 1], [0, 0], 1, [1, 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::variables::{Initial, Variables};
+    use tch::{Device, Kind};
+
+    #[test]
+    fn upsampling_is_nearest_neighbour_and_convolution() {
+        let variables = Variables::new("test", Initial::Seed(1), Device::Cpu);
+        let upsample = Upsample::new(&variables.root(), 3);
+        let x = Tensor::randn([2, 3, 4, 5], (Kind::Float, Device::Cpu));
+        let expected = upsample.conv.forward(&x.upsample_nearest2d([8, 10], None, None));
+        assert!(upsample.forward(&x).allclose(&expected, 1e-5, 1e-5, false));
     }
 }

@@ -76,9 +76,10 @@ impl Transformer {
         x + to_map(&self.proj_out.forward_tokens(&h), height)
     }
 
-    /// GEGLU with a fourfold hidden width: [B, N, C] -> [B, N, C].
+    /// GEGLU with a fourfold hidden width: [B, N, C] -> [B, N, C]. Values and gates are products of their own, so that what follows
+    /// finds them in contiguous memory.
     fn feed_forward(&self, x: &Tensor) -> Tensor {
-        let hidden = self.ff_in.forward(x).chunk(2, -1);
-        self.ff_out.forward(&(&hidden[0] * hidden[1].gelu("none")))
+        let [value, gate] = self.ff_in.halves(x);
+        self.ff_out.forward(&(value * gate.gelu("none")))
     }
 }
