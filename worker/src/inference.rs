@@ -1,9 +1,9 @@
 //! The model at work: slots of images, their segmentation, and pictures decoded from slots.
 
+use crate::data::to_unit_range;
 use crate::diffusion::{NoiseSchedule, ddim, ddpm};
 use crate::model::{Autoencoder, LatentSlotDiffusion, Sizes, SlotOutput};
 use crate::training::random::{Draws, Purpose};
-use crate::training::step::to_unit_range;
 use common::config::{Config, EvaluateConfig, Sampler};
 use std::ops::Range;
 use tch::{Device, Kind, TchError, Tensor};

@@ -1,5 +1,6 @@
 //! The images of a split, for the jobs that need no latents.
 
+use super::loader::check_column;
 use super::{DataError, open_split};
 use common::config::DataConfig;
 use common::shards::{DType, Dataset};
@@ -21,18 +22,9 @@ impl Images {
     /// A data set that is missing, half-written, damaged, or of images of another size.
     pub fn open(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
         let dataset = open_split(runtime, &data.images, split, data.cache_mib)?;
-        let shape = [data.resolution, data.resolution, 3];
-        match dataset.manifest().schema.column("image") {
-            Some(column) if column.dtype == DType::U8 && column.shape == shape => {
-                Ok(Self { dataset, side: data.resolution as i64 })
-            }
-            found => Err(DataError::Column {
-                url: format!("{}/{split}", data.images.trim_end_matches('/')),
-                column: "image",
-                found: found.map_or_else(|| "missing".to_owned(), |column| format!("{:?} {:?}", column.dtype, column.shape)),
-                expected: format!("U8 {shape:?}"),
-            }),
-        }
+        let url = format!("{}/{split}", data.images.trim_end_matches('/'));
+        let [side, _, _] = check_column(&url, &dataset, "image", DType::U8, [data.resolution, data.resolution, 3])?;
+        Ok(Self { dataset, side })
     }
 
     /// The data set itself.

@@ -2,6 +2,7 @@
 
 use crate::checkpointing::CheckpointingError;
 use crate::data::DataError;
+use crate::model::weights::WeightsError;
 use common::control::FailureKind;
 use common::shards::ShardError;
 use std::fmt;
@@ -43,6 +44,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
+        || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
         || cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
 }
 

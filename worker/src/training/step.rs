@@ -9,7 +9,7 @@ use super::parameters::{FlatParameters, Group, ParametersError};
 use super::random::{Draws, Purpose};
 use super::schedule::LearningRate;
 use crate::collectives::{Collective, CollectiveError};
-use crate::data::Batch;
+use crate::data::{Batch, to_unit_range};
 use crate::diffusion::NoiseSchedule;
 use crate::model::{Autoencoder, LatentSlotDiffusion};
 use common::config::Config;
@@ -161,11 +161,6 @@ impl StepRecipe {
         let target = self.schedule.target(&z, &noise, &timesteps);
         (prediction.mse_loss(&target, tch::Reduction::Mean), slots.attention)
     }
-}
-
-/// Images u8 [B, H, W, 3] -> f32 [B, 3, H, W] in [-1, 1], laid out channels last.
-pub fn to_unit_range(images: &Tensor) -> Tensor {
-    images.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 127.5 - 1.0
 }
 
 /// [C, h, w] of the latents whose moments are [B, 2 C, h, w].

@@ -121,7 +121,7 @@ impl Upsample {
     pub(crate) fn new(scope: &Scope, channels: i64) -> Self {
         // Along one axis, output 2 i + p sees input i + floor((p + k - 1) / 2) through weight k of the 3x3 kernel, and sees input
         // i + j through weight p - 2 j + 1 of the transposed kernel.
-        let axis = Tensor::from_slice(&[0_f32, 0., 0., 1., 0., 1., 1., 0., 1., 1., 0., 0.]).view([4, 3]);
+        let axis = Tensor::from_slice(&[0_f32, 0., 1., 0., 1., 1., 1., 1., 0., 1., 0., 0.]).view([4, 3]);
         let widen = axis.transpose(0, 1).contiguous().kron(&axis.transpose(0, 1).contiguous());
         Self { conv: Conv2d::same(&(scope / "conv"), channels, channels), widen: widen.to_device(scope.device()) }
     }
