@@ -240,3 +240,86 @@ fn put_aside(folder: &Path) -> Result<(), FolderError> {
     };
     fs::rename(folder, &target).map_err(|source| FolderError::Io { path: folder.into(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = include_str!("../../configs/quickstart.toml");
+
+    fn config(overrides: &[&str]) -> Config {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        load::from_str(CONFIG, "quickstart.toml", &overrides).unwrap()
+    }
+
+    /// A run folder, and the folder that it is in.
+    fn place() -> (tempfile::TempDir, RunDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::new(folder.path().join("quickstart"));
+        (folder, run)
+    }
+
+    #[test]
+    fn the_key_that_makes_another_run_is_named_and_not_one_without_consequence() {
+        let other =
+            config(&["checkpoint.every_steps=7", "model.slot_attention.slots=5", "train.log_every=1", "train.global_batch=64"]);
+        let (key, old, new) = difference(&config(&[]), &other).unwrap();
+        assert_eq!((key.as_str(), old.as_str(), new.as_str()), ("model.slot_attention.slots", "7", "5"));
+        assert_eq!(
+            difference(&config(&[]), &config(&["cluster.workers_per_node=1", "evaluate.batch=3", "train.log_every=1"])),
+            None
+        );
+        let (key, ..) = difference(&config(&[]), &config(&["autoencoder.scaling_factor=0.2"])).unwrap();
+        assert_eq!(key, "autoencoder.scaling_factor", "a key that is absent in the folder");
+    }
+
+    #[test]
+    fn a_folder_is_new_or_resumed_or_put_aside_and_nothing_else() {
+        let (_folder, run) = place();
+        let (mine, other) = (config(&[]), config(&["run.seed=9"]));
+        check(&run, &mine, Job::Train, Intent::New).unwrap();
+        assert!(!run.path().exists(), "looking changes nothing");
+        drop(claim(&run, &mine, Job::Train, Intent::New).unwrap());
+        assert_eq!(load::from_file(&run.run_toml(), &[]).unwrap(), mine);
+
+        let refused = |config, intent| check(&run, config, Job::Train, intent).unwrap_err().to_string();
+        let same = refused(&mine, Intent::New);
+        assert!(same.contains("--resume") && same.contains("quickstart"), "{same}");
+        for intent in [Intent::New, Intent::Resume] {
+            let different = refused(&other, intent);
+            assert!(different.contains("run.seed is 1 there and 9 here"), "{different}");
+        }
+        check(&run, &mine, Job::Train, Intent::Resume).unwrap();
+
+        check(&run, &other, Job::Train, Intent::Fresh).unwrap();
+        drop(claim(&run, &other, Job::Train, Intent::Fresh).unwrap());
+        let aside = RunDir::new(run.path().with_file_name("quickstart.1"));
+        assert_eq!(load::from_file(&aside.run_toml(), &[]).unwrap(), mine);
+        assert_eq!(load::from_file(&run.run_toml(), &[]).unwrap(), other);
+    }
+
+    #[test]
+    fn other_jobs_may_come_before_the_run_but_somebody_s_files_may_not() {
+        let (_folder, run) = place();
+        drop(claim(&run, &config(&[]), Job::Scenes, Intent::New).unwrap());
+        check(&run, &config(&["scenes.train=7"]), Job::Scenes, Intent::New).unwrap();
+        check(&run, &config(&[]), Job::Train, Intent::New).unwrap();
+        assert!(matches!(check(&run, &config(&[]), Job::Evaluate, Intent::New), Err(FolderError::NoRun { .. })));
+        fs::write(run.path().join("thesis.txt"), "").unwrap();
+        let text = check(&run, &config(&[]), Job::Train, Intent::New).unwrap_err().to_string();
+        assert!(text.contains("thesis.txt"), "{text}");
+    }
+
+    #[test]
+    fn a_claimed_folder_is_in_use_until_the_claim_is_gone_and_generations_count_up() {
+        let (_folder, run) = place();
+        let mut claimed = claim(&run, &config(&[]), Job::Train, Intent::New).unwrap();
+        assert_eq!(claimed.next_generation, 1);
+        claimed.journal.append(3, journal::Event::GenerationStarted, "test").unwrap();
+        for intent in [Intent::Resume, Intent::Fresh] {
+            assert!(matches!(check(&run, &config(&[]), Job::Train, intent), Err(FolderError::InUse { .. })));
+        }
+        drop(claimed);
+        assert_eq!(claim(&run, &config(&[]), Job::Train, Intent::Resume).unwrap().next_generation, 4);
+    }
+}

@@ -325,8 +325,9 @@ impl Supervisor {
         self.commands.push(Command::Tell { connection, message });
     }
 
+    /// Tells everyone who has not said the last message: those who have are on their way out.
     pub(super) fn tell_all(&mut self, message: &ToWorker) {
-        for connection in self.workers.connected() {
+        for connection in self.workers.unfinished() {
             self.tell(connection, message.clone());
         }
     }

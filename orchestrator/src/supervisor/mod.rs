@@ -12,6 +12,8 @@
 mod ending;
 mod machine;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 mod workers;
 

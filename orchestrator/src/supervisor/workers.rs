@@ -48,6 +48,11 @@ impl Workers {
         self.0.values()
     }
 
+    /// Those that have not said their last message.
+    pub(super) fn unfinished(&self) -> Vec<Connection> {
+        self.0.iter().filter(|(_, worker)| worker.connected && !worker.finished).map(|(connection, _)| *connection).collect()
+    }
+
     /// Those that can still be told something.
     pub(super) fn connected(&self) -> Vec<Connection> {
         self.0.iter().filter(|(_, worker)| worker.connected).map(|(connection, _)| *connection).collect()
