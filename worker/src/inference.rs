@@ -8,33 +8,15 @@ use common::config::{Config, EvaluateConfig, Sampler};
 use std::ops::Range;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// The step under which initial slots and sampling noise are drawn: no training step.
+/// The step under which initial slots and sampling noise are drawn: no training step, so that no image meets the noise it was trained with.
+/// Like all draws they depend on the row alone, whatever the batch or the number of workers.
 const INFERENCE: u64 = u64::MAX;
 
-/// Where all noise of inference comes from: the same for the same rows, whatever the batch or the number of workers.
-#[derive(Debug, Clone, Copy)]
-pub struct InferenceNoise {
-    draws: Draws,
-}
-
-impl InferenceNoise {
-    /// The noise of a run with this seed.
-    pub fn new(seed: u64) -> Self {
-        Self { draws: Draws::new(seed) }
-    }
-}
-
 /// Slots of images u8 [B, H, W, 3], which are the images number `rows` of their split.
-pub fn find_slots(
-    model: &LatentSlotDiffusion,
-    noise: InferenceNoise,
-    images: &Tensor,
-    rows: Range<usize>,
-    device: Device,
-) -> SlotOutput {
+pub fn find_slots(model: &LatentSlotDiffusion, draws: Draws, images: &Tensor, rows: Range<usize>, device: Device) -> SlotOutput {
     let _guard = tch::no_grad_guard();
     let features = model.backbone.forward(&to_unit_range(&images.to_device(device)));
-    let noise = noise.draws.normal(INFERENCE, Purpose::InitialSlots, rows, &model.slot_attention.slots_shape());
+    let noise = draws.normal(INFERENCE, Purpose::InitialSlots, rows, &model.slot_attention.slots_shape());
     model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&noise.to_device(device)))
 }
 
@@ -61,7 +43,7 @@ pub struct Decoder {
     autoencoder: Autoencoder,
     schedule: NoiseSchedule,
     config: EvaluateConfig,
-    noise: InferenceNoise,
+    draws: Draws,
     /// Latents were multiplied by this before diffusion.
     latent_factor: f64,
     /// [C, h, w].
@@ -76,7 +58,7 @@ impl Decoder {
         Self {
             schedule: NoiseSchedule::new(&config.diffusion, device),
             config: config.evaluate.clone(),
-            noise: InferenceNoise::new(config.run.seed),
+            draws: Draws::new(config.run.seed),
             latent_factor: autoencoder.scaling_factor * config.diffusion.latent_scale,
             latent_shape: [sizes.latent_channels, sizes.latent_side, sizes.latent_side],
             autoencoder,
@@ -88,7 +70,7 @@ impl Decoder {
     pub fn decode(&self, model: &LatentSlotDiffusion, conditioning: &Tensor, rows: Range<usize>) -> Tensor {
         let _guard = tch::no_grad_guard();
         let draw = |step| {
-            let noise = self.noise.draws.normal(step, Purpose::SamplingNoise, rows.clone(), &self.latent_shape);
+            let noise = self.draws.normal(step, Purpose::SamplingNoise, rows.clone(), &self.latent_shape);
             noise.to_device(self.device)
         };
         let predict = |z_t: &Tensor, t: usize| {

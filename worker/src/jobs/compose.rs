@@ -6,8 +6,9 @@ use crate::checkpointing::{load_weights, open_store};
 use crate::concepts::{Clusters, k_means};
 use crate::data::LabelledImages;
 use crate::evaluation::{Picture, grid};
-use crate::inference::{Decoder, InferenceNoise, enlarge, find_slots, to_vec};
+use crate::inference::{Decoder, enlarge, find_slots, to_vec};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
+use crate::training::random::Draws;
 use anyhow::Result;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -64,7 +65,7 @@ impl Library {
     fn collect(context: &mut JobContext, model: &LatentSlotDiffusion, source: &LabelledImages) -> Result<Self> {
         let config = &context.config;
         let images = source.count().min(config.evaluate.library as u64);
-        let noise = InferenceNoise::new(config.run.seed);
+        let draws = Draws::new(config.run.seed);
         let [count, size] = model.slot_attention.slots_shape();
         let zeros = |channels: i64| Tensor::zeros([images as i64, count, channels], (Kind::Float, tch::Device::Cpu));
         let (slots, conditioning) = (zeros(size), zeros(config.model.slot_attention.out_size));
@@ -72,7 +73,7 @@ impl Library {
         for start in mine.clone().step_by(config.evaluate.batch) {
             let rows = start..(start + config.evaluate.batch as u64).min(mine.end);
             let batch = source.images(&rows.clone().collect::<Vec<_>>())?;
-            let found = find_slots(model, noise, &batch, rows.start as usize..rows.end as usize, context.device);
+            let found = find_slots(model, draws, &batch, rows.start as usize..rows.end as usize, context.device);
             let length = (rows.end - rows.start) as i64;
             slots.narrow(0, rows.start as i64, length).copy_(&found.slots);
             conditioning.narrow(0, rows.start as i64, length).copy_(&found.conditioning);
@@ -106,8 +107,8 @@ impl Cutter<'_> {
         let slots = self.context.config.model.slot_attention.slots as usize;
         let (image, slot) = (member / slots, member % slots);
         let images = self.source.images(&[image as u64])?;
-        let noise = InferenceNoise::new(self.context.config.run.seed);
-        let found = find_slots(self.model, noise, &images, image..image + 1, self.context.device);
+        let draws = Draws::new(self.context.config.run.seed);
+        let found = find_slots(self.model, draws, &images, image..image + 1, self.context.device);
         let attention = enlarge(&found.attention, self.source.side());
         Ok(image_picture(&images.get(0))?.cut_out(&to_vec(&attention.get(0).get(slot as i64))?))
     }

@@ -6,8 +6,9 @@ use super::figure::{self, image_picture, share};
 use crate::checkpointing::{load_weights, open_store};
 use crate::data::LabelledImages;
 use crate::evaluation::{Figures, Picture, Sums, grid, match_labels, position_cells, score};
-use crate::inference::{Decoder, InferenceNoise, enlarge, find_slots, segment, to_vec};
+use crate::inference::{Decoder, enlarge, find_slots, segment, to_vec};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
+use crate::training::random::Draws;
 use anyhow::{Context, Result};
 use common::run_dir::replace_file;
 use serde_json::{Value, json};
@@ -58,13 +59,13 @@ fn model_figures(
     samples: u64,
     what: &str,
 ) -> Result<Figures> {
-    let noise = InferenceNoise::new(context.config.run.seed);
+    let draws = Draws::new(context.config.run.seed);
     let mine = share(samples, context.place);
     let mut sums = Sums::default();
     for start in mine.clone().step_by(context.config.evaluate.batch) {
         let rows = start..(start + context.config.evaluate.batch as u64).min(mine.end);
         let images = held_out.images(&rows.clone().collect::<Vec<_>>())?;
-        let slots = find_slots(model, noise, &images, rows.start as usize..rows.end as usize, context.device);
+        let slots = find_slots(model, draws, &images, rows.start as usize..rows.end as usize, context.device);
         let predicted = segment(&enlarge(&slots.attention, held_out.side()))?;
         for (truth, predicted) in held_out.masks(rows.clone())?.iter().zip(predicted) {
             sums.add(&score(truth, &predicted));
@@ -104,8 +105,8 @@ fn picture_grid(
 ) -> Result<Picture> {
     let count = held_out.count().min(context.config.evaluate.pictures as u64);
     let images = held_out.images(&(0..count).collect::<Vec<_>>())?;
-    let noise = InferenceNoise::new(context.config.run.seed);
-    let slots = find_slots(model, noise, &images, 0..count as usize, context.device);
+    let draws = Draws::new(context.config.run.seed);
+    let slots = find_slots(model, draws, &images, 0..count as usize, context.device);
     let attention = enlarge(&slots.attention, held_out.side());
     let predicted = segment(&attention)?;
     let decoded = decoder.decode(model, &slots.conditioning, 0..count as usize);
