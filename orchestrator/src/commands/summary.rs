@@ -4,12 +4,14 @@ use serde_json::Value;
 
 use crate::coordinator::significant;
 
-/// One `key  value` per line, keys of nested tables with dots, values in one column.
+/// One `key  value` per line, keys of nested tables with dots, values in one column; then texts of several lines as they are.
 pub(crate) fn text(summary: &Value) -> String {
     let mut rows = Vec::new();
     flatten(summary, String::new(), &mut rows);
+    let (blocks, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, value)| value.contains('\n'));
     let width = rows.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
-    rows.iter().map(|(key, value)| format!("{key:<width$}  {value}\n")).collect()
+    let rows = rows.iter().map(|(key, value)| format!("{key:<width$}  {value}\n"));
+    rows.chain(blocks.iter().map(|(_, block)| format!("\n{block}\n"))).collect()
 }
 
 fn flatten(value: &Value, key: String, rows: &mut Vec<(String, String)>) {
@@ -36,5 +38,11 @@ mod tests {
         let summary = json!({"steps": 40, "loss": 0.123_456, "scores": {"fg_ari": 0.7}, "picture": "a.png", "nothing": null});
         assert_eq!(text(&summary), "loss           0.1235\npicture        a.png\nscores.fg_ari  0.7\nsteps          40\n");
         assert_eq!(text(&serde_json::Value::Null), "");
+    }
+
+    #[test]
+    fn tables_stand_apart_as_they_are() {
+        let summary = json!({"scores": "model  mIoU\ntrained 0.5", "step": 40});
+        assert_eq!(text(&summary), "step  40\n\nmodel  mIoU\ntrained 0.5\n");
     }
 }

@@ -40,14 +40,16 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let composed = compose(&library, &decoder, &model, &recipes);
     let composed = composed_grid(&mut cutter, &recipes, &composed)?;
     let members = library_grid(&mut cutter, &concepts)?;
-    let pictures = [figure::save(&context.run, "compose.png", &composed)?, figure::save(&context.run, "library.png", &members)?];
+    let picture = figure::save(&context.run, "compose.png", &composed)?;
+    let library_picture = figure::save(&context.run, "library.png", &members)?;
     let sizes: Vec<usize> = concepts.members.iter().map(Vec::len).collect();
     Ok(json!({
         "step": step,
         "images": library.images,
         "members_per_concept": sizes,
         "composed": recipes.len(),
-        "pictures": pictures,
+        "picture": picture,
+        "library_picture": library_picture,
     }))
 }
 

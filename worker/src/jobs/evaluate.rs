@@ -31,24 +31,22 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let step = load_weights(&store, &model, config.evaluate.ema, context.collective.as_mut(), &context.runtime)?;
     let trained = model_figures(context, &model, &held_out, samples, "trained")?;
 
-    let mut report = json!({
+    if !context.place.is_leader() {
+        return Ok(Value::Null);
+    }
+    let picture = figure::save(&context.run, "evaluate.png", &picture_grid(context, &model, &decoder, &held_out)?)?;
+    let report = json!({
         "step": step,
         "trained": trained,
         "untrained": untrained,
         "position_only": position_only,
+        "picture": picture,
     });
-    if context.place.is_leader() {
-        let picture = picture_grid(context, &model, &decoder, &held_out)?;
-        let path = figure::save(&context.run, "evaluate.png", &picture)?;
-        report["pictures"] = json!([path]);
-        let file = context.run.evaluation();
-        let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
-        replace_file(&file, text.as_bytes(), 0o644).with_context(|| file.display().to_string())?;
-        report["report"] = file.display().to_string().into();
-        report["table"] =
-            table(step, &[("trained", &trained), ("untrained", &untrained), ("position only", &position_only)]).into();
-    }
-    Ok(report)
+    let file = context.run.evaluation();
+    let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
+    replace_file(&file, text.as_bytes(), 0o644).with_context(|| file.display().to_string())?;
+    let rows = [("trained", &trained), ("untrained", &untrained), ("position only", &position_only)];
+    Ok(json!({"step": step, "report": file.display().to_string(), "picture": picture, "scores": table(&rows)}))
 }
 
 /// The figures of a model on the first `samples` held-out images, which all workers share out.
@@ -152,11 +150,11 @@ fn in_colours_of_truth<'a>(truth: &[u8], predicted: &'a [u8]) -> impl Iterator<I
 }
 
 /// The figures as a table for the terminal.
-fn table(step: u64, rows: &[(&str, &Figures)]) -> String {
+fn table(rows: &[(&str, &Figures)]) -> String {
     let images = rows.first().map_or(0, |(_, figures)| figures.images);
-    let mut lines = vec![format!("{:16}{:>9}{:>9}{:>9}   ({images} held-out images, step {step})", "", "FG-ARI", "mIoU", "mBO")];
+    let mut lines = vec![format!("{:<16}{:>8}{:>8}{:>8}", format!("{images} scenes"), "FG-ARI", "mIoU", "mBO")];
     for (name, figures) in rows {
-        lines.push(format!("{name:16}{:>9.3}{:>9.3}{:>9.3}", figures.fg_ari, figures.miou, figures.mbo));
+        lines.push(format!("{name:<16}{:>8.3}{:>8.3}{:>8.3}", figures.fg_ari, figures.miou, figures.mbo));
     }
     lines.join("\n")
 }

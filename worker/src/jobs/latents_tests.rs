@@ -1,10 +1,9 @@
 //! Images to latents on threads as workers: the autoencoder is trained, the data set encoded, and neither depends on how many share the
 //! work beyond rounding.
 
-use super::{JobContext, Reporter, StopFlag, autoencoder, encode};
-use crate::collectives::InProcess;
+use super::crew::run_job;
+use super::{JobContext, autoencoder, encode};
 use crate::model::Autoencoder;
-use crate::place::Place;
 use common::config::{Config, load};
 use common::run_dir::RunDir;
 use common::shards::{Column, DType, Dataset, Schema, ShardWriter};
@@ -56,35 +55,14 @@ async fn write_images(folder: &Path) {
     }
 }
 
-/// Runs a job on `world` threads; the summary of rank 0.
+/// Runs a job that needs no run folder on `world` threads; the summary of rank 0.
 fn run(
     job: fn(&mut JobContext) -> anyhow::Result<Value>,
     config: &Config,
     world: usize,
     runtime: &Runtime,
 ) -> anyhow::Result<Value> {
-    let worker = |collective: InProcess, rank: usize| {
-        let mut context = JobContext {
-            config: config.clone(),
-            run: RunDir::new("unused"),
-            job_dir: RunDir::new("unused"),
-            place: Place { rank, world, local_rank: rank, generation: 1 },
-            collective: Box::new(collective),
-            reporter: Reporter::log_only(),
-            stop: StopFlag::default(),
-            runtime: runtime.handle().clone(),
-            device: Device::Cpu,
-        };
-        // The workers are threads already.
-        tch::set_num_threads(1);
-        job(&mut context)
-    };
-    std::thread::scope(|scope| {
-        let ends = InProcess::world(world).into_iter().enumerate();
-        let workers: Vec<_> = ends.map(|(rank, end)| scope.spawn(move || worker(end, rank))).collect();
-        let summaries: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        summaries.into_iter().reduce(|first, other| first.and_then(|first| other.map(|_| first))).unwrap()
-    })
+    run_job(job, config, &RunDir::new("unused"), world, runtime)
 }
 
 /// Prepares images and an autoencoder trained for `steps`.

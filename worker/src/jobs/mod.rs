@@ -4,6 +4,9 @@
 
 mod autoencoder;
 mod compose;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod crew;
 mod encode;
 mod evaluate;
 mod failure;

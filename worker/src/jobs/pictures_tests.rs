@@ -1,10 +1,9 @@
 //! Scenes, figures and pictures on threads as workers: nothing depends on how many share the work.
 
-use super::{JobContext, Reporter, StopFlag, compose, evaluate, scenes};
+use super::crew::run_job;
+use super::{JobContext, Reporter, compose, evaluate, scenes};
 use crate::checkpointing::{Identity, Saver, open_store};
-use crate::collectives::InProcess;
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
-use crate::place::Place;
 use crate::training::step::TrainingState;
 use common::config::{Config, load};
 use common::run_dir::RunDir;
@@ -42,7 +41,7 @@ fn config(folder: &Path) -> Config {
     load::from_str(include_str!("../../../configs/quickstart.toml"), "quickstart.toml", &overrides).unwrap()
 }
 
-/// Runs a job on `world` threads in the run folder `folder/run-<world>`; the summary of rank 0.
+/// Runs a job on `world` threads in a run folder of its own; the summary of rank 0.
 fn run(
     job: fn(&mut JobContext) -> anyhow::Result<Value>,
     config: &Config,
@@ -50,27 +49,11 @@ fn run(
     world: usize,
     runtime: &Runtime,
 ) -> anyhow::Result<Value> {
-    let run = RunDir::new(folder.join(format!("run-{world}")));
-    let worker = |collective: InProcess, rank: usize| {
-        tch::set_num_threads(1);
-        job(&mut JobContext {
-            config: config.clone(),
-            run: run.clone(),
-            job_dir: run.clone(),
-            place: Place { rank, world, local_rank: rank, generation: 1 },
-            collective: Box::new(collective),
-            reporter: Reporter::log_only(),
-            stop: StopFlag::default(),
-            runtime: runtime.handle().clone(),
-            device: Device::Cpu,
-        })
-    };
-    std::thread::scope(|scope| {
-        let ends = InProcess::world(world).into_iter().enumerate();
-        let workers: Vec<_> = ends.map(|(rank, end)| scope.spawn(move || worker(end, rank))).collect();
-        let summaries: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        summaries.into_iter().reduce(|first, other| first.and_then(|first| other.map(|_| first))).unwrap()
-    })
+    run_job(job, config, &run_dir(folder, world), world, runtime)
+}
+
+fn run_dir(folder: &Path, world: usize) -> RunDir {
+    RunDir::new(folder.join(format!("run-{world}")))
 }
 
 #[test]
@@ -100,7 +83,7 @@ fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
     for world in [1, 2] {
         let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
         let state = TrainingState::new(model, config).unwrap();
-        let store = open_store(config, &RunDir::new(folder.join(format!("run-{world}")))).unwrap();
+        let store = open_store(config, &run_dir(folder, world)).unwrap();
         let identity = Identity::new(config, "none", 1.0, 1, 1);
         let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
         saver.save(&state, 5).unwrap();
@@ -121,13 +104,13 @@ fn any_number_of_workers_finds_the_same_figures_and_pictures() {
     save_initial_weights(&config, folder.path(), &runtime);
 
     let [alone, shared] = [1, 2].map(|world| {
-        let figures = run(evaluate::run, &config, folder.path(), world, &runtime).unwrap();
+        run(evaluate::run, &config, folder.path(), world, &runtime).unwrap();
         run(compose::run, &config, folder.path(), world, &runtime).unwrap();
+        let run = run_dir(folder.path(), world);
+        let figures: Value = serde_json::from_slice(&fs::read(run.evaluation()).unwrap()).unwrap();
         // A checkpoint of the initial weights is the untrained model.
         assert_eq!(figures["trained"], figures["untrained"]);
         assert_eq!((&figures["step"], &figures["trained"]["images"]), (&5.into(), &9.into()));
-        let run = RunDir::new(folder.path().join(format!("run-{world}")));
-        assert!(fs::read_to_string(run.evaluation()).unwrap().contains("position_only"));
         let pictures = ["evaluate.png", "compose.png", "library.png"].map(|name| fs::read(run.pictures().join(name)).unwrap());
         (figures, pictures)
     });
