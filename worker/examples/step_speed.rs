@@ -1,0 +1,46 @@
+//! Our side of `tests/peers/step_speed.py`: takes one whole training step for every line on standard input, and prints its seconds.
+//!
+//! Usage: `step_speed CONFIG BATCH THREADS`
+
+use anyhow::{Context, Result};
+use common::config::load;
+use std::io::BufRead;
+use std::path::Path;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+use worker::collectives::Solo;
+use worker::data::Batch;
+use worker::model::{Initial, LatentSlotDiffusion, Sizes};
+use worker::training::step::{StepRecipe, TrainingState};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, config, batch, threads] = &arguments[..] else { anyhow::bail!("usage: step_speed CONFIG BATCH THREADS") };
+    let (batch, threads): (i64, i32) = (batch.parse().context("BATCH")?, threads.parse().context("THREADS")?);
+    tch::set_num_threads(threads);
+
+    let mut config = load::from_file(Path::new(config), &[])?;
+    // The peer keeps no moving average.
+    config.train.ema_decay = 0.0;
+    let sizes = Sizes::of(&config);
+    let model = LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(1), Device::Cpu);
+    let mut state = TrainingState::new(model, &config)?;
+    let recipe = StepRecipe::new(&config, 1.0, Device::Cpu);
+    let mut data = Batch {
+        step: 0,
+        images: Tensor::randint(256, [batch, sizes.resolution, sizes.resolution, 3], (Kind::Uint8, Device::Cpu)),
+        moments: Tensor::randn([batch, 2 * sizes.latent_channels, sizes.latent_side, sizes.latent_side], (Kind::Half, Device::Cpu)),
+    };
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        let start = Instant::now();
+        let outcome = recipe.run(&mut state, &data, 0..batch as usize, false, &mut Solo)?;
+        // Reading the loss ends the step, as in the peer.
+        let loss = outcome.loss.double_value(&[]);
+        println!("{}", start.elapsed().as_secs_f64());
+        anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
+        data.step += 1;
+    }
+    Ok(())
+}
