@@ -42,7 +42,7 @@ impl Images {
     }
 }
 
-/// Images u8 [B, H, W, 3] -> f32 [B, 3, H, W] in [-1, 1], stored channels-last.
+/// Images u8 [B, H, W, 3] -> f32 [B, 3, H, W] in [-1, 1].
 pub fn to_unit_range(images: &Tensor) -> Tensor {
     images.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 127.5 - 1.0
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use tch::{Device, Tensor};
 
 use super::blocks::attention::MapAttention;
-use super::blocks::layout::channels_last;
 use super::blocks::resnet::{Downsample, Norm, Padding, ResnetBlock, Time, Upsample};
 use super::layers::{Conv2d, GroupNorm};
 use super::variables::{Initial, Scope, Variables};
@@ -71,7 +70,7 @@ impl Autoencoder {
 
     /// Images f32 [B, 3, H, W] in [-1, 1] -> posterior moments [B, 2 C, h, w]: mean, then log-variance in [-30, 20].
     pub fn encode_moments(&self, images: &Tensor) -> Tensor {
-        let moments = self.quant_conv.forward(&self.encoder.forward(&channels_last(images))).chunk(2, 1);
+        let moments = self.quant_conv.forward(&self.encoder.forward(&images.contiguous())).chunk(2, 1);
         Tensor::cat(&[&moments[0], &moments[1].clamp(-30.0, 20.0)], 1)
     }
 
@@ -83,7 +82,7 @@ impl Autoencoder {
 
     /// Unscaled latents [B, C, h, w] -> images [B, 3, H, W], nominally in [-1, 1].
     pub fn decode(&self, z: &Tensor) -> Tensor {
-        self.decoder.forward(&self.post_quant_conv.forward(&channels_last(z)))
+        self.decoder.forward(&self.post_quant_conv.forward(&z.contiguous()))
     }
 
     /// `config.json` as diffusers writes it.

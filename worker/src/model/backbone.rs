@@ -3,7 +3,6 @@
 use common::config::BackboneConfig;
 use tch::Tensor;
 
-use super::blocks::layout::channels_last;
 use super::blocks::resnet::Time;
 use super::blocks::unet_body::{MiddleShape, UnetBody, UnetShape};
 use super::layers::Conv2d;
@@ -40,6 +39,6 @@ impl Backbone {
     /// Images f32 [B, 3, H, W] in [-1, 1] -> features [B, C, H / stride, W / stride].
     pub fn forward(&self, images: &Tensor) -> Tensor {
         let time = self.body.time_embedding.at_zero();
-        self.body.forward(&self.downscale_cnn.forward(&channels_last(images)), Time::Shared(&time), None)
+        self.body.forward(&self.downscale_cnn.forward(&images.contiguous()), Time::Shared(&time), None)
     }
 }

@@ -3,7 +3,6 @@
 use common::config::UnetConfig;
 use tch::Tensor;
 
-use super::blocks::layout::channels_last;
 use super::blocks::resnet::Time;
 use super::blocks::transformer::TransformerShape;
 use super::blocks::unet_body::{MiddleShape, UnetBody, UnetShape};
@@ -36,6 +35,6 @@ impl Unet {
     /// Noisy latents z_t [B, C, h, w], timesteps i64 [B], conditioning [B, K, D] -> prediction [B, C, h, w].
     pub fn forward(&self, z: &Tensor, timesteps: &Tensor, conditioning: &Tensor) -> Tensor {
         let time = self.0.time_embedding.forward(timesteps);
-        self.0.forward(&channels_last(z), Time::PerImage(&time), Some(conditioning))
+        self.0.forward(&z.contiguous(), Time::PerImage(&time), Some(conditioning))
     }
 }

@@ -93,7 +93,7 @@ impl UnetBody {
         }
     }
 
-    /// x [B, input, side, side], stored channels-last; slots [B, K, D] where there are transformers -> [B, output, side, side].
+    /// x [B, input, side, side]; slots [B, K, D] where there are transformers -> [B, output, side, side].
     pub(crate) fn forward(&self, x: &Tensor, time: Time, slots: Option<&Tensor>) -> Tensor {
         let mut x = self.conv_in.forward(x);
         let mut skips = vec![x.shallow_clone()];
