@@ -7,6 +7,9 @@ SHELL := /bin/bash
 BINARIES := $(or $(CARGO_TARGET_DIR),target)/release
 LAUNCH := $(BINARIES)/orchestrator launch
 DEMO := configs/quickstart.toml
+# Where that file puts the run and the data.
+RUN := runs/quickstart
+DATA := data/quickstart
 
 .PHONY: help packages setup peers build demo demo-clean test
 
@@ -25,13 +28,34 @@ packages:
 
 setup: packages .venv/installed ## System packages and .venv with libtorch, where missing
 
-peers: setup ## The Python packages that some tests and benchmarks compare with
+.venv/peers: requirements-peers.txt .venv/installed
 	.venv/bin/pip install --disable-pip-version-check --progress-bar off --requirement requirements-peers.txt
+	touch $@
+
+peers: setup .venv/peers ## The Python packages that tests and benchmarks compare with
 
 build: setup ## Both binaries, in target/release
 	cargo build --release --locked
 
-test: setup ## Format, lints and all tests; ends with the counts and the skipped tests
+demo: build ## From nothing to a trained model, its scores and pictures; goes on where it was interrupted
+	@launch() { printf '\n== %s\n' "$$1"; $(LAUNCH) --job "$$@"; }
+	for job in scenes autoencoder encode; do launch $$job --config $(DEMO); done
+	if [ -e $(RUN)/run.toml ]; then
+	    printf '\n%s is there: going on with it (make demo-clean starts over)\n' $(RUN)
+	    launch train --resume $(RUN)
+	else
+	    launch train --config $(DEMO)
+	fi
+	launch compose --resume $(RUN)
+	launch evaluate --resume $(RUN)
+	printf '\nPictures:\n'
+	printf '  %s\n' $(RUN)/pictures/*.png
+	printf 'Everything after the build took %d min %d s\n' $$((SECONDS / 60)) $$((SECONDS % 60))
+
+demo-clean: ## Forget the demo's run and data
+	rm -rf $(RUN) $(DATA)
+
+test: peers ## Format, lints and all tests; ends with the counts and the skipped tests
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
 	cargo build --release --locked

@@ -7,6 +7,7 @@ the two layouts, so that both see the same machine; the figure of each is the me
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/orchestrator"
 LAYOUTS = {"2 workers x 1 thread": (2, 1), "1 worker x 2 threads": (1, 2)}
 
 
@@ -30,7 +32,7 @@ def train(options: argparse.Namespace, root: str, name: str, workers: int, threa
         "cluster.workers_per_node": workers,
         "cluster.threads_per_worker": threads,
     }
-    command = [ROOT / "target/release/orchestrator", "launch", "--config", options.config]
+    command = [BINARY, "launch", "--config", options.config]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
