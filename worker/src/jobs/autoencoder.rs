@@ -48,7 +48,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
         "scaling_factor": autoencoder.scaling_factor,
     });
     if context.place.is_leader() {
-        save(context, autoencoder, &json!({"recipe": recipe, "summary": summary}))?;
+        save(context, autoencoder, &json!({"digest": digest(&recipe), "recipe": recipe, "summary": summary}))?;
     }
     context.collective.barrier()?;
     Ok(summary)
@@ -58,8 +58,15 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
 fn recipe(context: &JobContext) -> Result<Value> {
     let config = &context.config;
     let images = Images::open(&context.runtime, &config.data, "train")?;
-    let architecture = serde_json::to_value(&config.autoencoder)?;
+    let mut architecture = serde_json::to_value(&config.autoencoder)?;
+    // Where the weights lie does not change them.
+    architecture.as_object_mut().and_then(|fields| fields.remove("weights"));
     Ok(json!({"seed": config.run.seed, "images": images.dataset().manifest().fingerprint(), "autoencoder": architecture}))
+}
+
+/// Digest of a recipe's text: numbers need not survive being printed and read.
+fn digest(recipe: &Value) -> String {
+    blake3::hash(recipe.to_string().as_bytes()).to_hex().to_string()
 }
 
 /// Beside the weights: the recipe they came from, and how good they are.
@@ -75,7 +82,7 @@ fn finished(context: &JobContext, recipe: &Value) -> Result<Option<Value>> {
     }
     let record = std::fs::read(record_file(context)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     match record {
-        Some(record) if record["recipe"] == *recipe => Ok(Some(record["summary"].clone())),
+        Some(record) if record["digest"] == digest(recipe) => Ok(Some(record["summary"].clone())),
         _ => Err(BadInput::message(format!(
             "{}: already holds an autoencoder that was not trained by this configuration on these images; set autoencoder.weights to \
              another folder, or delete this one",
