@@ -10,8 +10,9 @@ need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
 
+# The C library, which bindings are generated with; libclang-cpp.so beside it is another one.
 libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || ls /usr/lib/llvm-*/lib/libclang*.so*
+    [ -n "${LIBCLANG_PATH:-}" ] || { ldconfig -p; ls /usr/lib/llvm-*/lib/; } | grep -q 'libclang\(-[0-9.]*\)\?\.so'
 }
 
 PATH="$PATH:/usr/sbin:/sbin"
