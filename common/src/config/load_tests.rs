@@ -127,6 +127,11 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
             "data.resolution=60",
             "data.resolution = 60 is out of range: a multiple of 8, for the levels of autoencoder.block_channels and model.unet.block_channels",
         ),
+        (
+            "model.slot_attention={ start = \"k-means\", slot_size = 32 }",
+            "model.slot_attention.start = \"k-means\" is out of range: \"random\", or model.backbone.out_channels (64), \
+             model.slot_attention.slot_size (32) and model.slot_attention.out_size (64) must be the same",
+        ),
         ("scenes.max_objects=2", "scenes.max_objects = 2 is out of range: from scenes.min_objects (3) to 10"),
         ("checkpoint.keep_last=1", "checkpoint.keep_last = 1 is out of range: 2 or more"),
         ("train.ema_decay=nan", "train.ema_decay = NaN is out of range: 0 or more and less than 1"),

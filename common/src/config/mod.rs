@@ -20,8 +20,8 @@ pub use data::{DataConfig, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;
 pub use model::{
-    BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotInitialisation,
-    UnetConfig,
+    BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
+    SlotInitialisation, UnetConfig,
 };
 pub use train::{CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, OptimizerConfig, Sampler, TrainConfig};
 

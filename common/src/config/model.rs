@@ -51,6 +51,12 @@ pub struct SlotAttentionConfig {
     /// How slots start: drawn from one learned Gaussian, or one learned vector each.
     #[serde(default)]
     pub initialisation: SlotInitialisation,
+    /// How the weights start.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start: SlotAttentionStart,
+    /// Position embedding of the tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub position_embedding: PositionEmbedding,
     /// Channels of the conditioning that the UNet sees (the reference's `out_linear`).
     pub out_size: i64,
 }
@@ -64,6 +70,19 @@ pub enum SlotInitialisation {
     Sampled,
     /// One learned vector per slot.
     Learned,
+}
+
+/// How the weights of Slot Attention start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotAttentionStart {
+    /// As PyTorch's layers do (the reference).
+    #[default]
+    Random,
+    /// As a soft k-means of the tokens: queries, keys, values and the new slot are what they are made from, so that the slots of an
+    /// image differ, and say where and what they are, from the first step on. Our choice, for runs too short to find this out; needs
+    /// tokens, slots and conditioning of the same size.
+    KMeans,
 }
 
 /// `[model.unet]`: the reference's `UNet2DConditionModelWithPos`.
@@ -92,6 +111,13 @@ pub enum PositionEmbedding {
     /// A 1x1 convolution of (row, column, 1 - row, 1 - column).
     #[default]
     Cartesian,
+    /// Sines and cosines of column and row at fixed frequencies, times one learned factor; channels must divide by 4.
+    Sincos,
+    /// Sines and cosines of column and row, from a quarter of a period to two periods over the whole grid, as strong as what they are
+    /// added to: our choice, with which it is learned soonest where a slot belongs; channels must divide by 4.
+    Fourier,
+    /// One learned vector per position.
+    Learned,
     /// None.
     None,
 }
@@ -145,6 +171,11 @@ pub enum Prediction {
     Epsilon,
     /// The velocity sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * z.
     V,
+}
+
+/// Keys that came later are not written at their default, so that the identity of older runs stays what it was.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn one() -> i64 {

@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, RunConfig, ScenesConfig,
-    SlotAttentionConfig, TrainConfig, UnetConfig,
+    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig,
+    ScenesConfig, SlotAttentionStart, TrainConfig, UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -23,7 +23,7 @@ pub fn check(config: &Config) -> Checked {
     scenes(&config.scenes)?;
     autoencoder(&config.autoencoder)?;
     backbone(&config.model.backbone)?;
-    slot_attention(&config.model.slot_attention)?;
+    slot_attention(config)?;
     unet(&config.model.unet)?;
     sides(config)?;
     diffusion(&config.diffusion)?;
@@ -86,7 +86,8 @@ fn backbone(backbone: &BackboneConfig) -> Checked {
     require(head == 0 || last % head == 0, "model.backbone.mid_attention_head_dim", head, allowed)
 }
 
-fn slot_attention(slots: &SlotAttentionConfig) -> Checked {
+fn slot_attention(config: &Config) -> Checked {
+    let (slots, tokens) = (&config.model.slot_attention, config.model.backbone.out_channels);
     at_least("model.slot_attention.slots", slots.slots, 1)?;
     at_least("model.slot_attention.slot_size", slots.slot_size, 1)?;
     at_least("model.slot_attention.heads", slots.heads, 1)?;
@@ -94,7 +95,17 @@ fn slot_attention(slots: &SlotAttentionConfig) -> Checked {
     at_least("model.slot_attention.mlp_hidden", slots.mlp_hidden, 1)?;
     at_least("model.slot_attention.out_size", slots.out_size, 1)?;
     let allowed = format!("a divisor of model.slot_attention.slot_size ({})", slots.slot_size);
-    require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)
+    require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)?;
+    let one_size = slots.slot_size == tokens && slots.slot_size == slots.out_size;
+    let allowed = format!(
+        "\"random\", or model.backbone.out_channels ({tokens}), model.slot_attention.slot_size ({}) and model.slot_attention.out_size ({}) \
+         must be the same",
+        slots.slot_size, slots.out_size
+    );
+    require(one_size || slots.start == SlotAttentionStart::Random, "model.slot_attention.start", "\"k-means\"", allowed)?;
+    let waves = waves(slots.position_embedding);
+    let allowed = format!("another one, or model.backbone.out_channels ({tokens}) must be a multiple of 4");
+    require(waves.is_none() || tokens % 4 == 0, "model.slot_attention.position_embedding", waves.unwrap_or_default(), allowed)
 }
 
 fn unet(unet: &UnetConfig) -> Checked {
@@ -109,8 +120,21 @@ fn unet(unet: &UnetConfig) -> Checked {
     for channels in (0..levels).filter(|level| attends(*level)).map(|level| unet.block_channels[level]) {
         let allowed = format!("a divisor of the channels in model.unet.block_channels that attend ({channels})");
         require(channels % unet.heads == 0, "model.unet.heads", unet.heads, allowed)?;
+        let waves = waves(unet.position_embedding);
+        let allowed =
+            format!("another one, or the channels in model.unet.block_channels that attend ({channels}) must be multiples of 4");
+        require(waves.is_none() || channels % 4 == 0, "model.unet.position_embedding", waves.unwrap_or_default(), allowed)?;
     }
     Ok(())
+}
+
+/// The value of a position embedding that is made of sines and cosines of row and column, which fill four equal parts of the channels.
+fn waves(choice: PositionEmbedding) -> Option<&'static str> {
+    match choice {
+        PositionEmbedding::Sincos => Some("\"sincos\""),
+        PositionEmbedding::Fourier => Some("\"fourier\""),
+        PositionEmbedding::Cartesian | PositionEmbedding::Learned | PositionEmbedding::None => None,
+    }
 }
 
 /// Every level halves the side of its input, so sides have to divide.

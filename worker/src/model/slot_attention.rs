@@ -1,6 +1,6 @@
 //! Slot Attention: tokens compete for slots over a few rounds (paper, section 3.1; the reference's `MultiHeadSTEVESA`).
 
-use common::config::{PositionEmbedding as PositionChoice, SlotAttentionConfig, SlotInitialisation};
+use common::config::{SlotAttentionConfig, SlotAttentionStart, SlotInitialisation};
 use tch::{Kind, Tensor};
 
 use super::blocks::layout::to_tokens;
@@ -67,9 +67,9 @@ impl SlotAttention {
             SlotInitialisation::Learned => Start::Learned(scope.parameter("slot_mu", &[1, config.slots, size], start)),
         };
         let norm = |name: &str, size: i64| LayerNorm::new(&(scope / name), size);
-        Self {
+        let slot_attention = Self {
             start,
-            pos: PositionEmbedding::new(&(scope / "pos"), PositionChoice::Cartesian, side, input),
+            pos: PositionEmbedding::new(&(scope / "pos"), config.position_embedding, side, input),
             in_layer_norm: norm("in_layer_norm", input),
             in_mlp: Mlp::new(&(scope / "in_mlp"), input, input),
             norm_inputs: norm("norm_inputs", input),
@@ -86,6 +86,27 @@ impl SlotAttention {
             slot_size: size,
             heads: config.heads,
             iterations: config.iterations,
+        };
+        if config.start == SlotAttentionStart::KMeans && scope.is_random() {
+            slot_attention.start_as_k_means();
+        }
+        slot_attention
+    }
+
+    /// Makes every round a step of soft k-means over the tokens: equal maps for queries and keys, so that a slot attends to tokens that are
+    /// like it; values as they are; gates that let most of the update through to the new slot; nothing from the MLP. Learned slots start as
+    /// long as tokens are: short ones turn so fast that they come to stand for places before they have found any object.
+    fn start_as_k_means(&self) {
+        let _guard = tch::no_grad_guard();
+        if let Start::Learned(slots) = &self.start {
+            let _ = slots.shallow_clone().g_mul_scalar_((self.slot_size as f64).sqrt());
+        }
+        for linear in [&self.project_q, &self.project_k, &self.project_v, &self.out_linear] {
+            set_to_identity(&linear.weight);
+        }
+        self.gru.start_as_gate();
+        for zero in [Some(&self.mlp.second.weight), self.mlp.second.bias.as_ref(), self.out_linear.bias.as_ref()] {
+            let _ = zero.map(|tensor| tensor.shallow_clone().zero_());
         }
     }
 
@@ -202,10 +223,27 @@ impl Gru {
         }
     }
 
+    /// The new state is tanh(update), but for the share sigmoid(KEPT) of the old one.
+    fn start_as_gate(&self) {
+        const KEPT: f64 = -2.0;
+        for tensor in [&self.weight_ih, &self.weight_hh, &self.bias_ih, &self.bias_hh] {
+            let _ = tensor.shallow_clone().zero_();
+        }
+        let size = self.weight_hh.size()[1];
+        let _ = self.bias_ih.narrow(0, size, size).fill_(KEPT);
+        set_to_identity(&self.weight_ih.narrow(0, 2 * size, size));
+    }
+
     /// Update and state [B, K, D] -> new state [B, K, D].
     fn forward(&self, update: &Tensor, state: &Tensor) -> Tensor {
         let (input, hidden) = (update.flatten(0, 1), state.flatten(0, 1));
         let (bias_ih, bias_hh) = (Some(&self.bias_ih), Some(&self.bias_hh));
         input.gru_cell(&hidden, &self.weight_ih, &self.weight_hh, bias_ih, bias_hh).view_as(state)
     }
+}
+
+/// Makes a square matrix the identity.
+fn set_to_identity(matrix: &Tensor) {
+    let identity = Tensor::eye(matrix.size()[0], (matrix.kind(), matrix.device()));
+    matrix.shallow_clone().copy_(&identity);
 }

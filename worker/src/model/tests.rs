@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use common::config::{AutoencoderConfig, Config, load};
+use common::config::{AutoencoderConfig, Config, PositionEmbedding, SlotAttentionConfig, SlotAttentionStart, load};
 use tch::{Device, Kind, Tensor};
 
 use super::weights::{Differences, WeightsError, from_safetensors, to_safetensors};
@@ -142,6 +142,26 @@ fn every_parameter_learns_from_the_denoising_loss() {
             assert!(gradient.isfinite().all().int64_value(&[]) == 1, "{}.{}", module.name, variable.name);
         }
     }
+}
+
+/// A picture of two flat halves: at the start, k-means tells them apart, and the random start does not.
+#[test]
+fn slots_that_start_as_k_means_group_like_tokens() {
+    let apart = |start| {
+        let mut config = quickstart().model;
+        config.slot_attention = SlotAttentionConfig { start, position_embedding: PositionEmbedding::None, ..config.slot_attention };
+        let variables = Variables::new("slot_attention", Initial::Seed(1), Device::Cpu);
+        let slot_attention = SlotAttention::new(&variables.root(), &config.slot_attention, config.backbone.out_channels, 8);
+        tch::manual_seed(1);
+        let halves =
+            Tensor::randn([1, config.backbone.out_channels, 1, 2], (Kind::Float, Device::Cpu)).repeat_interleave_self_int(4, 3, 8);
+        let noise = Tensor::zeros([1, config.slot_attention.slots, config.slot_attention.slot_size], (Kind::Float, Device::Cpu));
+        let found = slot_attention.forward(&halves.expand([1, -1, 8, 8], false), &slot_attention.initial_slots(&noise));
+        // How much of the left half's attention would have to change hands to become the right half's.
+        (found.attention.select(3, 0) - found.attention.select(3, 7)).abs().sum(Kind::Float).double_value(&[]) / (2.0 * 8.0)
+    };
+    let (k_means, random) = (apart(SlotAttentionStart::KMeans), apart(SlotAttentionStart::Random));
+    assert!(k_means > 0.5 && random < 0.1, "{k_means}, {random}");
 }
 
 #[test]
