@@ -24,6 +24,10 @@ pub struct TrainConfig {
     /// Decay of the exponential moving average of the weights; 0 switches it off.
     #[serde(default)]
     pub ema_decay: f64,
+    /// Probability that an image is denoised without its slots, so that `evaluate.guidance` has something to lead away from (Ho and
+    /// Salimans 2022). 0 for never, as in the paper.
+    #[serde(default)]
+    pub slot_dropout: f64,
     /// Steps between metric records.
     #[serde(default = "defaults::log_every")]
     pub log_every: u64,
@@ -119,6 +123,9 @@ pub struct EvaluateConfig {
     pub sampler: Sampler,
     /// Steps of the sampler.
     pub sampling_steps: usize,
+    /// Classifier-free guidance: how far predictions are led away from those without slots. 1 for none, and then those are not computed;
+    /// otherwise every step of the sampler costs twice as much. Needs a model trained with `train.slot_dropout`.
+    pub guidance: f64,
     /// Rows of the picture grids.
     pub pictures: usize,
     /// Training images whose slots make up the library of the `compose` job.
@@ -127,7 +134,16 @@ pub struct EvaluateConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { samples: 0, batch: 20, ema: true, sampler: Sampler::Ddim, sampling_steps: 25, pictures: 8, library: 1000 }
+        Self {
+            samples: 0,
+            batch: 20,
+            ema: true,
+            sampler: Sampler::Ddim,
+            sampling_steps: 25,
+            guidance: 1.0,
+            pictures: 8,
+            library: 1000,
+        }
     }
 }
 

@@ -204,39 +204,71 @@ fn copy(from: &Path, to: &Path, last: u64) {
     }
 }
 
+/// The batch of step 3 of one worker.
+fn third_batch(lab: &Lab, config: &Config, slice: Slice) -> Batch {
+    let dataset = open_split(lab.runtime.handle(), &config.data.latents, "train", 16).unwrap();
+    let mut loader = Loader::start(config, "latents", dataset, slice, 3..4, lab.runtime.handle()).unwrap();
+    let batch = loader.next_batch().unwrap().unwrap();
+    assert!(loader.next_batch().unwrap().is_none());
+    batch
+}
+
+fn fresh_state(config: &Config) -> TrainingState {
+    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(1), Device::Cpu);
+    TrainingState::new(model, config).unwrap()
+}
+
 /// Gradients and loss of step 3, as this worker has them after the all-reduce.
 fn reduced(lab: &Lab, config: &Config, collective: &mut dyn Collective) -> Tensor {
     let (rank, world) = (collective.rank(), collective.world());
-    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(1), Device::Cpu);
-    let mut state = TrainingState::new(model, config).unwrap();
-    let dataset = open_split(lab.runtime.handle(), &config.data.latents, "train", 16).unwrap();
+    let mut state = fresh_state(config);
     let slice = Slice { global_batch: config.train.global_batch, rank, world };
-    let mut loader = Loader::start(config, "latents", dataset, slice, 3..4, lab.runtime.handle()).unwrap();
-    let batch: Batch = loader.next_batch().unwrap().unwrap();
-    assert!(loader.next_batch().unwrap().is_none());
+    let batch = third_batch(lab, config, slice);
     let recipe = StepRecipe::new(config, 1.5, Device::Cpu);
     recipe.run(&mut state, &batch, slice.rows(), rank == 1, collective).unwrap();
     state.parameters.reduced().copy()
 }
 
+/// Largest difference, as a share of the largest value.
+fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    ((found - expected).abs().max() / expected.abs().max()).double_value(&[])
+}
+
 #[test]
 fn the_gradients_of_two_workers_are_those_of_one() {
     let lab = Lab::new();
-    let config = lab.config(&["train.clip_norm=0"]);
-    let alone = reduced(&lab, &config, &mut Solo);
-    let together: Vec<Tensor> = std::thread::scope(|scope| {
-        let (lab, config) = (&lab, &config);
-        let ends = InProcess::world(2).into_iter();
-        let workers: Vec<_> = ends.map(|mut end| scope.spawn(move || reduced(lab, config, &mut end))).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
-    });
-    assert_eq!(together[0], together[1], "all workers have the same bits");
-    let count = alone.numel() as i64 - 1;
-    let (alone, stop) = (alone.narrow(0, 0, count), together[0].narrow(0, count, 1));
-    assert_eq!(stop.double_value(&[0]), 1.0, "the wish of rank 1 to stop has reached rank 0");
-    let difference = (&together[0].narrow(0, 0, count) - &alone).abs().max().double_value(&[]);
-    let largest = alone.abs().max().double_value(&[]);
-    assert!(difference <= 1e-5 * largest, "{difference} of {largest}");
+    let options = ["diffusion.snr_gamma=5", "diffusion.offset_noise=0.5", "train.slot_dropout=0.5"];
+    let mut seen = Vec::new();
+    for options in [&options[..], &[]] {
+        let config = lab.config(&[&["train.clip_norm=0"], options].concat());
+        let alone = reduced(&lab, &config, &mut Solo);
+        let together: Vec<Tensor> = std::thread::scope(|scope| {
+            let (lab, config) = (&lab, &config);
+            let ends = InProcess::world(2).into_iter();
+            let workers: Vec<_> = ends.map(|mut end| scope.spawn(move || reduced(lab, config, &mut end))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        assert_eq!(together[0], together[1], "all workers have the same bits");
+        let count = alone.numel() as i64 - 1;
+        let (alone, stop) = (alone.narrow(0, 0, count), together[0].narrow(0, count, 1));
+        assert_eq!(stop.double_value(&[0]), 1.0, "the wish of rank 1 to stop has reached rank 0");
+        let found = difference(&together[0].narrow(0, 0, count), &alone);
+        assert!(found <= 1e-5, "{options:?}: {found} of the largest");
+        seen.push(alone);
+    }
+    assert!(difference(&seen[0], &seen[1]) > 0.1, "the options have no effect");
+}
+
+/// A dropped image teaches the denoiser only.
+#[test]
+fn slots_that_are_dropped_get_no_gradient() {
+    let lab = Lab::new();
+    let config = lab.config(&["train.slot_dropout=0.999999999", "train.clip_norm=0"]);
+    let gradients = reduced(&lab, &config, &mut Solo);
+    for (name, range) in fresh_state(&config).parameters.groups() {
+        let largest = gradients.narrow(0, range.start, range.end - range.start).abs().max().double_value(&[]);
+        assert_eq!(largest > 0.0, name == "unet", "{name}: {largest}");
+    }
 }
 
 #[test]
