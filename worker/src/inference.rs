@@ -2,7 +2,7 @@
 
 use crate::data::to_unit_range;
 use crate::diffusion::guidance::guided;
-use crate::diffusion::{NoiseSchedule, ddim, ddpm};
+use crate::diffusion::{NoiseSchedule, ddim, ddpm, dpm_solver};
 use crate::model::{Autoencoder, LatentSlotDiffusion, Sizes, SlotOutput};
 use crate::training::random::{Draws, Purpose};
 use common::config::{Config, EvaluateConfig, Sampler};
@@ -81,6 +81,7 @@ impl Decoder {
         let (start, steps) = (draw(INFERENCE), self.config.sampling_steps);
         let z = match self.config.sampler {
             Sampler::Ddim => ddim::sample(&self.schedule, &start, steps, predict),
+            Sampler::DpmSolver => dpm_solver::sample(&self.schedule, &start, steps, predict),
             Sampler::Ddpm => ddpm::sample(&self.schedule, &start, predict, |t| draw(t as u64)),
         };
         let images = self.autoencoder.decode(&(z / self.latent_factor));

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, RunConfig, ScenesConfig,
+    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, RunConfig, Sampler, ScenesConfig,
     SlotAttentionConfig, TrainConfig, UnetConfig,
 };
 
@@ -186,8 +186,11 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     at_least("evaluate.batch", evaluate.batch, 1)?;
     at_least("evaluate.pictures", evaluate.pictures, 1)?;
     at_least("evaluate.library", evaluate.library, 1)?;
-    let (steps, most) = (evaluate.sampling_steps, config.diffusion.timesteps);
-    let allowed = format!("from 1 to diffusion.timesteps ({most})");
+    let (steps, total) = (evaluate.sampling_steps, config.diffusion.timesteps);
+    let (most, allowed) = match evaluate.sampler {
+        Sampler::DpmSolver => (total - 1, format!("1 or more and less than diffusion.timesteps ({total}) for dpm-solver++")),
+        Sampler::Ddim | Sampler::Ddpm => (total, format!("from 1 to diffusion.timesteps ({total})")),
+    };
     require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)?;
     not_negative("evaluate.guidance", evaluate.guidance)?;
     let learned = evaluate.guidance == 1.0 || config.train.slot_dropout > 0.0;
