@@ -88,6 +88,7 @@ mod tests {
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
             "train.log_every=1",
+            "train.micro_batch=2",
             "evaluate.sampler=dpm-solver++",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

@@ -132,6 +132,7 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
         ("train.ema_decay=nan", "train.ema_decay = NaN is out of range: 0 or more and less than 1"),
         ("run.name=../x", "run.name = \"../x\" is out of range: a folder name of letters, digits, '-', '_' and '.'"),
         ("evaluate.sampling_steps=1001", "evaluate.sampling_steps = 1001 is out of range: from 1 to diffusion.timesteps (1000)"),
+        ("train.micro_batch=0", "train.micro_batch = 0 is out of range: 1 or more"),
         ("train.slot_dropout=1.0", "train.slot_dropout = 1 is out of range: 0 or more and less than 1"),
         ("evaluate.guidance=1.5", "evaluate.guidance = 1.5 is out of range: 1 as long as train.slot_dropout is 0"),
         ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\" or \"mpi\" for 2 workers"),

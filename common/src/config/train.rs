@@ -10,6 +10,10 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Images per optimizer step over all workers; must divide by the number of workers.
     pub global_batch: usize,
+    /// Most images per forward and backward pass of a worker, for less memory: a larger share of the global batch is taken in several
+    /// passes, whose gradients add up to the same mean. Absent: all at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// `[train.groups]`: learning rates and warm-ups per module.
     pub groups: Groups,
     /// What happens to the learning rates after warm-up.

@@ -147,6 +147,7 @@ fn diffusion(diffusion: &DiffusionConfig) -> Checked {
 fn train(train: &TrainConfig) -> Checked {
     at_least("train.steps", train.steps, 1)?;
     at_least("train.global_batch", train.global_batch, 1)?;
+    at_least("train.micro_batch", train.micro_batch.unwrap_or(1), 1)?;
     at_least("train.log_every", train.log_every, 1)?;
     let groups = &train.groups;
     not_negative("train.groups.backbone.learning_rate", groups.backbone.learning_rate)?;

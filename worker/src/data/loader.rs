@@ -5,6 +5,7 @@ use common::config::Config;
 use common::sampler::{SampleOrder, rank_positions};
 use common::shards::{DType, Dataset};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
@@ -21,6 +22,14 @@ pub struct Batch {
     pub moments: Tensor,
 }
 
+impl Batch {
+    /// Some of its rows, without a copy.
+    pub fn part(&self, rows: &Range<usize>) -> Self {
+        let part = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
+        Self { step: self.step, images: part(&self.images), moments: part(&self.moments) }
+    }
+}
+
 /// Which part of every global batch a worker takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
@@ -34,7 +43,7 @@ pub struct Slice {
 
 impl Slice {
     /// The rows of the global batch that are this worker's.
-    pub fn rows(&self) -> std::ops::Range<usize> {
+    pub fn rows(&self) -> Range<usize> {
         let share = self.global_batch / self.world;
         self.rank * share..(self.rank + 1) * share
     }
@@ -70,7 +79,7 @@ impl Loader {
         url: &str,
         dataset: Arc<Dataset>,
         slice: Slice,
-        steps: std::ops::Range<u64>,
+        steps: Range<u64>,
         runtime: &Handle,
     ) -> Result<Self, DataError> {
         let Slice { global_batch, world, .. } = slice;

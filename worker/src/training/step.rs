@@ -74,6 +74,8 @@ pub struct StepRecipe {
     clip_norm: f64,
     offset_noise: f64,
     slot_dropout: f64,
+    /// Most rows per forward and backward pass.
+    micro_batch: usize,
     /// Latents are multiplied by this: the autoencoder's scaling factor and `diffusion.latent_scale`.
     latent_factor: f64,
     device: Device,
@@ -89,6 +91,7 @@ impl StepRecipe {
             clip_norm: config.train.clip_norm,
             offset_noise: config.diffusion.offset_noise,
             slot_dropout: config.train.slot_dropout,
+            micro_batch: config.train.micro_batch.unwrap_or(usize::MAX),
             latent_factor: scaling_factor * config.diffusion.latent_scale,
             device,
         }
@@ -134,17 +137,23 @@ impl StepRecipe {
         collective: &mut dyn Collective,
     ) -> Result<Tensor, CollectiveError> {
         state.parameters.zero_gradients();
-        let (loss, attention) = self.loss(&state.model, batch, rows);
-        // Each worker's part of the mean over the global batch, so that a plain sum over the workers is the mean.
-        let share = loss / collective.world() as f64;
-        share.backward();
-        no_grad(|| {
-            let passengers = state.parameters.passengers();
-            passengers.get(0).copy_(&share.detach());
-            let _ = passengers.get(1).fill_(f64::from(u8::from(stop)));
-        });
+        let passengers = state.parameters.passengers();
+        let (first, count) = (rows.start, rows.len());
+        let mut attention = Vec::new();
+        for start in (0..count).step_by(self.micro_batch) {
+            let part = start..count.min(start.saturating_add(self.micro_batch));
+            let rows = first + part.start..first + part.end;
+            let (loss, seen) = self.loss(&state.model, &batch.part(&part), rows);
+            // This part's share of the mean over the global batch, so that a plain sum over parts and workers is the mean, however
+            // unequal the parts are.
+            let share = loss * (part.len() as f64 / count as f64) / collective.world() as f64;
+            share.backward();
+            let _ = no_grad(|| passengers.get(0).g_add_(&share));
+            attention.push(seen.detach());
+        }
+        let _ = no_grad(|| passengers.get(1).fill_(f64::from(u8::from(stop))));
         collective.all_reduce_sum(state.parameters.reduced())?;
-        Ok(attention.detach())
+        Ok(Tensor::cat(&attention, 0))
     }
 
     /// The loss on a batch, and the attention of the slots.

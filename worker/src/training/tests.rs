@@ -3,7 +3,7 @@
 
 use super::step::{StepRecipe, TrainingState};
 use crate::checkpointing::open_store;
-use crate::collectives::{Collective, InProcess, Solo};
+use crate::collectives::{Collective, CollectiveError, InProcess, Solo};
 use crate::data::{Batch, Loader, Slice, open_split};
 use crate::jobs::{self, JobContext, Reporter, StopFlag, failure_kind};
 use crate::metrics::Record;
@@ -237,7 +237,13 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 #[test]
 fn the_gradients_of_two_workers_are_those_of_one() {
     let lab = Lab::new();
-    let options = ["diffusion.snr_gamma=5", "diffusion.offset_noise=0.5", "train.slot_dropout=0.5"];
+    let options = [
+        "diffusion.snr_gamma=5",
+        "diffusion.offset_noise=0.5",
+        "train.slot_dropout=0.5",
+        // Rows per worker are 4 or 2: parts of unequal size either way.
+        "train.micro_batch=3",
+    ];
     let mut seen = Vec::new();
     for options in [&options[..], &[]] {
         let config = lab.config(&[&["train.clip_norm=0"], options].concat());
@@ -257,6 +263,60 @@ fn the_gradients_of_two_workers_are_those_of_one() {
         seen.push(alone);
     }
     assert!(difference(&seen[0], &seen[1]) > 0.1, "the options have no effect");
+}
+
+/// One worker that counts what it would have to send.
+struct Counting(usize);
+
+impl Collective for Counting {
+    fn rank(&self) -> usize {
+        0
+    }
+    fn world(&self) -> usize {
+        1
+    }
+    fn all_reduce_sum(&mut self, _tensor: &Tensor) -> Result<(), CollectiveError> {
+        self.0 += 1;
+        Ok(())
+    }
+    fn broadcast(&mut self, _tensor: &Tensor, _root: usize) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+    fn barrier(&mut self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+    fn abort(&mut self, _exit_code: u8) {}
+}
+
+/// The reference leaves a micro batch out of its first update, and reduces the gradients of every one of them.
+#[test]
+fn micro_batches_of_any_size_take_the_same_steps_with_one_all_reduce_each() {
+    let lab = Lab::new();
+    // Adam divides by the gradients' size, so that where there is none, rounding alone would decide; a large epsilon prevents that.
+    let common = ["train.global_batch=8", "train.optimizer.epsilon=1e-3", "diffusion.snr_gamma=5"];
+    let train = |overrides: &[&str]| {
+        let config = lab.config(&[&common, overrides].concat());
+        let mut state = fresh_state(&config);
+        let slice = Slice { global_batch: 8, rank: 0, world: 1 };
+        let mut batch = third_batch(&lab, &config, slice);
+        let recipe = StepRecipe::new(&config, 1.5, Device::Cpu);
+        let mut counting = Counting(0);
+        let mut losses = Vec::new();
+        for step in 0..3 {
+            batch.step = step;
+            let outcome = recipe.run(&mut state, &batch, slice.rows(), false, &mut counting).unwrap();
+            assert_eq!(outcome.attention.size()[0], 8, "attention of every image");
+            losses.push(outcome.loss.double_value(&[]));
+        }
+        assert_eq!(counting.0, 3, "all-reduces in 3 steps");
+        (state.parameters.values().copy(), Tensor::from_slice(&losses))
+    };
+    let whole = train(&[]);
+    for size in ["1", "3", "8"] {
+        let parts = train(&[&format!("train.micro_batch={size}")]);
+        let (parameters, losses) = (difference(&parts.0, &whole.0), difference(&parts.1, &whole.1));
+        assert!(parameters <= 1e-5 && losses <= 1e-5, "micro batches of {size}: parameters {parameters}, losses {losses}");
+    }
 }
 
 /// A dropped image teaches the denoiser only.
