@@ -18,7 +18,11 @@ pub fn config_hash(config: &Config) -> String {
     let autoencoder = &config.autoencoder;
     let mut trajectory = json!({
         "seed": config.run.seed,
-        "data": { "resolution": config.data.resolution, "shuffle_window": config.data.shuffle_window },
+        "data": {
+            "resolution": config.data.resolution,
+            "shuffle_window": config.data.shuffle_window,
+            "flip": config.data.flip,
+        },
         "latents": {
             "channels": autoencoder.latent_channels,
             "levels": autoencoder.block_channels.len(),
@@ -44,8 +48,12 @@ pub fn config_hash(config: &Config) -> String {
 /// A key that came later counts only where its value changes what was done before there was the key, so that runs from that time keep
 /// their hash and can be resumed.
 fn leave_out_defaults(trajectory: &mut Value) {
-    let later =
-        [("diffusion", "snr_gamma", json!(0.0)), ("diffusion", "offset_noise", json!(0.0)), ("train", "slot_dropout", json!(0.0))];
+    let later = [
+        ("data", "flip", json!(false)),
+        ("diffusion", "snr_gamma", json!(0.0)),
+        ("diffusion", "offset_noise", json!(0.0)),
+        ("train", "slot_dropout", json!(0.0)),
+    ];
     for (table, key, default) in later {
         if let Some(keys) = trajectory[table].as_object_mut()
             && keys.get(key) == Some(&default)
@@ -72,6 +80,7 @@ mod tests {
         let original = hash(&[]);
         for moves in [
             "run.seed=2",
+            "data.flip=true",
             "train.global_batch=64",
             "train.steps=10",
             "train.slot_dropout=0.1",

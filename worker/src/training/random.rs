@@ -25,6 +25,8 @@ pub enum Purpose {
     OffsetNoise = 6,
     /// Which images are denoised without their slots.
     SlotDropout = 7,
+    /// Which images are mirrored.
+    Flip = 8,
 }
 
 /// The draws of one run.

@@ -39,7 +39,7 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let lab = Self { folder, runtime };
-        lab.write_data_set(5);
+        lab.write_data_set(5, false);
         lab
     }
 
@@ -53,11 +53,10 @@ impl Lab {
         load::from_str(CONFIG, "tests.toml", &overrides).unwrap()
     }
 
-    /// Coloured squares on a dark ground, and moments that are their colour: something to learn.
-    fn write_data_set(&self, seed: i64) {
-        let schema = Schema {
-            columns: vec![Column::hot("moments", DType::F16, &[4, 4, 4]), Column::cold("image", DType::U8, &[16, 16, 3])],
-        };
+    /// Coloured squares on a dark ground, and moments that are their colour: something to learn; if `flip`, those of the mirrored squares
+    /// too.
+    fn write_data_set(&self, seed: i64, flip: bool) {
+        let mut schema = vec![Column::hot("moments", DType::F16, &[4, 4, 4]), Column::cold("image", DType::U8, &[16, 16, 3])];
         tch::manual_seed(seed);
         let colours = Tensor::rand([ROWS as i64, 1, 1, 3], (Kind::Float, Device::Cpu));
         let images = Tensor::full([ROWS as i64, 16, 16, 3], 30.0, (Kind::Float, Device::Cpu));
@@ -68,7 +67,12 @@ impl Lab {
         let small = images.permute([0, 3, 1, 2]).adaptive_avg_pool2d([4, 4]) / 64.0 - 1.0;
         let mean = small.narrow(1, 0, 2);
         let moments = Tensor::cat(&[&mean, &(mean.zeros_like() - 6.0)], 1);
-        let columns = [bytes(&moments.to_kind(Kind::Half)), bytes(&images.to_kind(Kind::Uint8))];
+        let mut columns = vec![bytes(&moments.to_kind(Kind::Half)), bytes(&images.to_kind(Kind::Uint8))];
+        if flip {
+            schema.push(Column::hot("moments_flipped", DType::F16, &[4, 4, 4]));
+            columns.push(bytes(&moments.flip([3]).to_kind(Kind::Half)));
+        }
+        let schema = Schema { columns: schema };
         self.runtime.block_on(async {
             let store = Store::open(&self.path("latents").display().to_string()).unwrap().child("train");
             let metadata = json!({"kind": "test", "scaling_factor": 1.5});
@@ -237,7 +241,10 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 #[test]
 fn the_gradients_of_two_workers_are_those_of_one() {
     let lab = Lab::new();
+    fs::remove_dir_all(lab.path("latents")).unwrap();
+    lab.write_data_set(5, true);
     let options = [
+        "data.flip=true",
         "diffusion.snr_gamma=5",
         "diffusion.offset_noise=0.5",
         "train.slot_dropout=0.5",
@@ -319,6 +326,37 @@ fn micro_batches_of_any_size_take_the_same_steps_with_one_all_reduce_each() {
     }
 }
 
+/// Which worker loads a sample, and with how many others, decides nothing; image and latent are mirrored together.
+#[test]
+fn chance_mirrors_image_and_latent_together_whatever_the_number_of_workers() {
+    let lab = Lab::new();
+    let config = lab.config(&["data.flip=true", "train.global_batch=24"]);
+    let text = message(lab.train(&config, 1));
+    assert!(text.contains("data.flip = true needs the column moments_flipped") && text.contains("encode job"), "{text}");
+
+    fs::remove_dir_all(lab.path("latents")).unwrap();
+    lab.write_data_set(5, true);
+    let whole = |config: &Config, world: usize| {
+        let parts = (0..world).map(|rank| third_batch(&lab, config, Slice { global_batch: 24, rank, world })).collect::<Vec<_>>();
+        let images: Vec<&Tensor> = parts.iter().map(|part| &part.images).collect();
+        let moments: Vec<&Tensor> = parts.iter().map(|part| &part.moments).collect();
+        (Tensor::cat(&images, 0), Tensor::cat(&moments, 0))
+    };
+    let plain = whole(&lab.config(&["train.global_batch=24"]), 1);
+    let flipped = whole(&config, 1);
+    assert_eq!(whole(&config, 2), flipped);
+    let mut mirrored = 0;
+    for row in 0..24 {
+        let plain = (plain.0.get(row), plain.1.get(row));
+        let flipped = (flipped.0.get(row), flipped.1.get(row));
+        if flipped != plain {
+            mirrored += 1;
+            assert_eq!(flipped, (plain.0.flip([1]), plain.1.flip([2])), "row {row}");
+        }
+    }
+    assert!((4..=20).contains(&mirrored), "{mirrored} of 24 are mirrored");
+}
+
 /// A dropped image teaches the denoiser only.
 #[test]
 fn slots_that_are_dropped_get_no_gradient() {
@@ -358,7 +396,7 @@ fn a_checkpoint_of_other_settings_or_other_data_is_refused() {
     let text = refused(&["run.seed=9"]);
     assert!(text.contains("another configuration"), "{text}");
     fs::remove_dir_all(lab.path("latents")).unwrap();
-    lab.write_data_set(6);
+    lab.write_data_set(6, false);
     let text = refused(&[]);
     assert!(text.contains("another data set"), "{text}");
     assert_eq!(lab.newest(&config).1, before);
