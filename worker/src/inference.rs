@@ -1,7 +1,8 @@
 //! The model at work: slots of images, their segmentation, and pictures decoded from slots.
 
 use crate::data::to_unit_range;
-use crate::diffusion::{NoiseSchedule, ddim, ddpm};
+use crate::diffusion::guidance::guided;
+use crate::diffusion::{NoiseSchedule, ddim, ddpm, dpm_solver};
 use crate::model::{Autoencoder, LatentSlotDiffusion, Sizes, SlotOutput};
 use crate::training::random::{Draws, Purpose};
 use common::config::{Config, EvaluateConfig, Sampler};
@@ -75,11 +76,12 @@ impl Decoder {
         };
         let predict = |z_t: &Tensor, t: usize| {
             let timesteps = Tensor::full([z_t.size()[0]], t as i64, (Kind::Int64, self.device));
-            model.unet.forward(z_t, &timesteps, conditioning)
+            guided(self.config.guidance, conditioning, |conditioning| model.unet.forward(z_t, &timesteps, conditioning))
         };
-        let start = draw(INFERENCE);
+        let (start, steps) = (draw(INFERENCE), self.config.sampling_steps);
         let z = match self.config.sampler {
-            Sampler::Ddim => ddim::sample(&self.schedule, &start, self.config.sampling_steps, predict),
+            Sampler::Ddim => ddim::sample(&self.schedule, &start, steps, predict),
+            Sampler::DpmSolver => dpm_solver::sample(&self.schedule, &start, steps, predict),
             Sampler::Ddpm => ddpm::sample(&self.schedule, &start, predict, |t| draw(t as u64)),
         };
         let images = self.autoencoder.decode(&(z / self.latent_factor));

@@ -12,6 +12,10 @@ pub struct DataConfig {
     pub latents: String,
     /// Side of the square images in pixels.
     pub resolution: usize,
+    /// Mirror training images left to right, each with probability 1/2 whenever it is drawn. The `encode` job then stores the moments of
+    /// both variants of the training split, so the data set has to be encoded with this on; evaluation never mirrors.
+    #[serde(default)]
+    pub flip: bool,
     /// Samples per shard when a data set is written.
     #[serde(default = "defaults::rows_per_shard")]
     pub rows_per_shard: usize,

@@ -1,6 +1,6 @@
 //! Which configurations describe the same trajectory: the question behind "may this checkpoint be resumed under that file?".
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Config, Decay};
 
@@ -16,9 +16,13 @@ pub fn config_hash(config: &Config) -> String {
         Decay::Cosine => Some(train.steps),
     };
     let autoencoder = &config.autoencoder;
-    let trajectory = json!({
+    let mut trajectory = json!({
         "seed": config.run.seed,
-        "data": { "resolution": config.data.resolution, "shuffle_window": config.data.shuffle_window },
+        "data": {
+            "resolution": config.data.resolution,
+            "shuffle_window": config.data.shuffle_window,
+            "flip": config.data.flip,
+        },
         "latents": {
             "channels": autoencoder.latent_channels,
             "levels": autoencoder.block_channels.len(),
@@ -34,9 +38,32 @@ pub fn config_hash(config: &Config) -> String {
             "optimizer": train.optimizer,
             "clip_norm": train.clip_norm,
             "ema_decay": train.ema_decay,
+            "slot_dropout": train.slot_dropout,
         },
     });
+    leave_out_defaults(&mut trajectory);
     blake3::hash(trajectory.to_string().as_bytes()).to_hex().to_string()
+}
+
+/// A key that came later counts only where its value changes what was done before there was the key, so that runs from that time keep
+/// their hash and can be resumed.
+fn leave_out_defaults(trajectory: &mut Value) {
+    let later = [
+        ("/data/flip", json!(false)),
+        ("/model/slot_attention/start", json!("random")),
+        ("/model/slot_attention/position_embedding", json!("cartesian")),
+        ("/diffusion/snr_gamma", json!(0.0)),
+        ("/diffusion/offset_noise", json!(0.0)),
+        ("/train/slot_dropout", json!(0.0)),
+    ];
+    for (pointer, default) in later {
+        if trajectory.pointer(pointer) == Some(&default)
+            && let Some((table, key)) = pointer.rsplit_once('/')
+            && let Some(keys) = trajectory.pointer_mut(table).and_then(Value::as_object_mut)
+        {
+            keys.remove(key);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -54,9 +81,19 @@ mod tests {
     #[test]
     fn only_what_moves_the_weights_changes_the_hash() {
         let original = hash(&[]);
-        for moves in
-            ["run.seed=2", "train.global_batch=64", "train.steps=10", "model.slot_attention.slots=5", "diffusion.latent_scale=0.5"]
-        {
+        for moves in [
+            "run.seed=2",
+            "data.flip=true",
+            "train.global_batch=64",
+            "train.steps=10",
+            "train.slot_dropout=0.1",
+            "model.slot_attention.slots=5",
+            "model.slot_attention.start=k-means",
+            "model.slot_attention.position_embedding=fourier",
+            "diffusion.latent_scale=0.5",
+            "diffusion.snr_gamma=5",
+            "diffusion.offset_noise=0.1",
+        ] {
             assert_ne!(hash(&[moves]), original, "{moves}");
         }
         for still in [
@@ -65,9 +102,16 @@ mod tests {
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
             "train.log_every=1",
+            "train.micro_batch=2",
+            "evaluate.sampler=dpm-solver++",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");
         }
+    }
+
+    #[test]
+    fn a_run_from_before_a_key_existed_still_has_its_hash() {
+        assert_eq!(hash(&[]), "1b24845b199f6a54e66b07bbb0f169707751081f1a431965c59ac0bff580d5b7");
     }
 
     #[test]

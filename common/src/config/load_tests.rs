@@ -136,12 +136,20 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
         ("checkpoint.keep_last=1", "checkpoint.keep_last = 1 is out of range: 2 or more"),
         ("train.ema_decay=nan", "train.ema_decay = NaN is out of range: 0 or more and less than 1"),
         ("run.name=../x", "run.name = \"../x\" is out of range: a folder name of letters, digits, '-', '_' and '.'"),
+        ("evaluate.sampling_steps=1001", "evaluate.sampling_steps = 1001 is out of range: from 1 to diffusion.timesteps (1000)"),
+        ("train.micro_batch=0", "train.micro_batch = 0 is out of range: 1 or more"),
+        ("train.slot_dropout=1.0", "train.slot_dropout = 1 is out of range: 0 or more and less than 1"),
+        ("evaluate.guidance=1.5", "evaluate.guidance = 1.5 is out of range: 1 as long as train.slot_dropout is 0"),
         ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\" or \"mpi\" for 2 workers"),
     ];
     for (assignment, expected) in cases {
         let message = load(&[assignment]).unwrap_err();
         assert!(message.starts_with(expected), "{assignment}: {message}");
     }
+    let message = load(&["evaluate.sampler=dpm-solver++", "evaluate.sampling_steps=1000"]).unwrap_err();
+    let expected =
+        "evaluate.sampling_steps = 1000 is out of range: 1 or more and less than diffusion.timesteps (1000) for dpm-solver++";
+    assert!(message.starts_with(expected), "{message}");
 }
 
 #[test]

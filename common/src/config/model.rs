@@ -52,10 +52,10 @@ pub struct SlotAttentionConfig {
     #[serde(default)]
     pub initialisation: SlotInitialisation,
     /// How the weights start.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub start: SlotAttentionStart,
     /// Position embedding of the tokens.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     pub position_embedding: PositionEmbedding,
     /// Channels of the conditioning that the UNet sees (the reference's `out_linear`).
     pub out_size: i64,
@@ -128,9 +128,9 @@ pub enum PositionEmbedding {
 pub struct DiffusionConfig {
     /// Number of noise levels T.
     pub timesteps: usize,
-    /// First beta.
+    /// First beta; without effect for `betas = "cosine"`.
     pub beta_start: f64,
-    /// Last beta.
+    /// Last beta; without effect for `betas = "cosine"`.
     pub beta_end: f64,
     /// How the betas lie between the two.
     pub betas: Betas,
@@ -138,6 +138,12 @@ pub struct DiffusionConfig {
     pub prediction: Prediction,
     /// Factor on the already normalised latents: below 1 every timestep is noisier, so that more of them need the slots.
     pub latent_scale: f64,
+    /// Largest signal-to-noise ratio that counts in full: timesteps with less noise weigh less in the loss (Hang et al. 2023, 5 in their
+    /// work). 0 weighs all timesteps alike, as the paper does.
+    pub snr_gamma: f64,
+    /// Deviation of noise that is constant over an image's latent, one number per channel, and comes on top of the other noise, so that
+    /// mean colours are learned too. 0 for none; the reference offers 0.1.
+    pub offset_noise: f64,
 }
 
 impl Default for DiffusionConfig {
@@ -149,6 +155,8 @@ impl Default for DiffusionConfig {
             betas: Betas::Linear,
             prediction: Prediction::Epsilon,
             latent_scale: 1.0,
+            snr_gamma: 0.0,
+            offset_noise: 0.0,
         }
     }
 }
@@ -161,6 +169,8 @@ pub enum Betas {
     Linear,
     /// Evenly in their square roots (Stable Diffusion).
     ScaledLinear,
+    /// Such that alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021, eq. 17; diffusers' `squaredcos_cap_v2`).
+    Cosine,
 }
 
 /// What the UNet predicts.
@@ -171,11 +181,6 @@ pub enum Prediction {
     Epsilon,
     /// The velocity sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * z.
     V,
-}
-
-/// Keys that came later are not written at their default, so that the identity of older runs stays what it was.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 fn one() -> i64 {

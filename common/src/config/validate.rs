@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig,
+    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig, Sampler,
     ScenesConfig, SlotAttentionStart, TrainConfig, UnetConfig,
 };
 
@@ -163,12 +163,15 @@ fn diffusion(diffusion: &DiffusionConfig) -> Checked {
     require(start > 0.0 && start < 1.0, "diffusion.beta_start", start, "more than 0 and less than 1")?;
     let allowed = format!("diffusion.beta_start ({start}) or more, and less than 1");
     require(end >= start && end < 1.0, "diffusion.beta_end", end, allowed)?;
-    positive("diffusion.latent_scale", diffusion.latent_scale)
+    positive("diffusion.latent_scale", diffusion.latent_scale)?;
+    not_negative("diffusion.snr_gamma", diffusion.snr_gamma)?;
+    not_negative("diffusion.offset_noise", diffusion.offset_noise)
 }
 
 fn train(train: &TrainConfig) -> Checked {
     at_least("train.steps", train.steps, 1)?;
     at_least("train.global_batch", train.global_batch, 1)?;
+    at_least("train.micro_batch", train.micro_batch.unwrap_or(1), 1)?;
     at_least("train.log_every", train.log_every, 1)?;
     let groups = &train.groups;
     not_negative("train.groups.backbone.learning_rate", groups.backbone.learning_rate)?;
@@ -176,6 +179,8 @@ fn train(train: &TrainConfig) -> Checked {
     not_negative("train.groups.unet.learning_rate", groups.unet.learning_rate)?;
     not_negative("train.clip_norm", train.clip_norm)?;
     decay("train.ema_decay", train.ema_decay)?;
+    let sometimes = (0.0..1.0).contains(&train.slot_dropout);
+    require(sometimes, "train.slot_dropout", train.slot_dropout, "0 or more and less than 1")?;
     decay("train.optimizer.beta1", train.optimizer.beta1)?;
     decay("train.optimizer.beta2", train.optimizer.beta2)?;
     positive("train.optimizer.epsilon", train.optimizer.epsilon)?;
@@ -202,12 +207,20 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     }
     at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)?;
     at_least("checkpoint.keep_last", config.checkpoint.keep_last, 2)?;
-    at_least("evaluate.batch", config.evaluate.batch, 1)?;
-    at_least("evaluate.pictures", config.evaluate.pictures, 1)?;
-    at_least("evaluate.library", config.evaluate.library, 1)?;
-    let (steps, most) = (config.evaluate.sampling_steps, config.diffusion.timesteps);
-    let allowed = format!("from 1 to diffusion.timesteps ({most})");
-    require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)
+    let evaluate = &config.evaluate;
+    at_least("evaluate.batch", evaluate.batch, 1)?;
+    at_least("evaluate.pictures", evaluate.pictures, 1)?;
+    at_least("evaluate.library", evaluate.library, 1)?;
+    let (steps, total) = (evaluate.sampling_steps, config.diffusion.timesteps);
+    let (most, allowed) = match evaluate.sampler {
+        Sampler::DpmSolver => (total - 1, format!("1 or more and less than diffusion.timesteps ({total}) for dpm-solver++")),
+        Sampler::Ddim | Sampler::Ddpm => (total, format!("from 1 to diffusion.timesteps ({total})")),
+    };
+    require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)?;
+    not_negative("evaluate.guidance", evaluate.guidance)?;
+    let learned = evaluate.guidance == 1.0 || config.train.slot_dropout > 0.0;
+    let allowed = "1 as long as train.slot_dropout is 0: the network has not learned to do without slots";
+    require(learned, "evaluate.guidance", evaluate.guidance, allowed)
 }
 
 /// At least one level, every level's channels a multiple of the groups.

@@ -1,10 +1,12 @@
-//! Batches in the order of the sampler, fetched and verified ahead of the step that needs them.
+//! Batches in the order of the sampler, fetched and verified ahead of the step that needs them, mirrored where chance has it.
 
-use super::DataError;
+use super::{DataError, MOMENTS, MOMENTS_FLIPPED};
+use crate::training::random::{Draws, Purpose};
 use common::config::Config;
 use common::sampler::{SampleOrder, rank_positions};
 use common::shards::{DType, Dataset};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
@@ -21,6 +23,14 @@ pub struct Batch {
     pub moments: Tensor,
 }
 
+impl Batch {
+    /// Some of its rows, without a copy.
+    pub fn part(&self, rows: &Range<usize>) -> Self {
+        let part = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
+        Self { step: self.step, images: part(&self.images), moments: part(&self.moments) }
+    }
+}
+
 /// Which part of every global batch a worker takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
@@ -34,7 +44,7 @@ pub struct Slice {
 
 impl Slice {
     /// The rows of the global batch that are this worker's.
-    pub fn rows(&self) -> std::ops::Range<usize> {
+    pub fn rows(&self) -> Range<usize> {
         let share = self.global_batch / self.world;
         self.rank * share..(self.rank + 1) * share
     }
@@ -58,19 +68,22 @@ struct Source {
     slice: Slice,
     image_shape: [i64; 3],
     moments_shape: [i64; 3],
+    /// Present if samples are mirrored at random.
+    flips: Option<Draws>,
 }
 
 impl Loader {
     /// Starts to fetch the batches of the steps `first..end`. `url` is for messages.
     ///
     /// # Errors
-    /// Fewer samples than one global batch, a batch that does not divide among the workers, or a data set of another kind.
+    /// Fewer samples than one global batch, a batch that does not divide among the workers, or a data set of another kind or without
+    /// what `data.flip` needs.
     pub fn start(
         config: &Config,
         url: &str,
         dataset: Arc<Dataset>,
         slice: Slice,
-        steps: std::ops::Range<u64>,
+        steps: Range<u64>,
         runtime: &Handle,
     ) -> Result<Self, DataError> {
         let Slice { global_batch, world, .. } = slice;
@@ -85,10 +98,18 @@ impl Loader {
         let latent_side = side >> (config.autoencoder.block_channels.len() - 1);
         let channels = 2 * config.autoencoder.latent_channels as usize;
         let image_shape = check_column(url, &dataset, "image", DType::U8, [side, side, 3])?;
-        let moments_shape = check_column(url, &dataset, "moments", DType::F16, [channels, latent_side, latent_side])?;
+        let moments = [channels, latent_side, latent_side];
+        let moments_shape = check_column(url, &dataset, MOMENTS, DType::F16, moments)?;
+        if config.data.flip {
+            if dataset.manifest().schema.column(MOMENTS_FLIPPED).is_none() {
+                return Err(DataError::NotFlipped { url: url.into() });
+            }
+            check_column(url, &dataset, MOMENTS_FLIPPED, DType::F16, moments)?;
+        }
         let order = SampleOrder::new(config.run.seed, &dataset.manifest().shard_rows(), config.data.shuffle_window)
             .map_err(|source| DataError::Empty { url: url.into(), source })?;
-        let source = Arc::new(Source { dataset, order, slice, image_shape, moments_shape });
+        let flips = config.data.flip.then(|| Draws::new(config.run.seed));
+        let source = Arc::new(Source { dataset, order, slice, image_shape, moments_shape, flips });
         let mut loader = Self {
             source,
             runtime: runtime.clone(),
@@ -131,15 +152,39 @@ impl Source {
     async fn batch(&self, step: u64) -> Result<Batch, DataError> {
         let Slice { global_batch, rank, world } = self.slice;
         let rows = self.order.samples(rank_positions(step, global_batch as u64, rank as u64, world as u64));
+        let flipped = self.flips.map(|draws| draws.chances(step, Purpose::Flip, self.slice.rows(), 0.5));
         let images = self.dataset.read_rows("image", &rows).await?;
-        let moments = self.dataset.read_rows("moments", &rows).await?;
+        let moments = match &flipped {
+            None => self.dataset.read_rows(MOMENTS, &rows).await?,
+            Some(flipped) => self.read_moments(&rows, flipped).await?,
+        };
         let tensor = |bytes: &[u8], [a, b, c]: [i64; 3], kind| Tensor::from_data_size(bytes, &[rows.len() as i64, a, b, c], kind);
+        let images = tensor(&images, self.image_shape, Kind::Uint8);
         Ok(Batch {
             step,
-            images: tensor(&images, self.image_shape, Kind::Uint8),
+            images: flipped.map_or_else(|| images.shallow_clone(), |flipped| mirror(&images, &flipped)),
             moments: tensor(&moments, self.moments_shape, Kind::Half),
         })
     }
+
+    /// The moments of `rows`, those of the mirrored image where `flipped`.
+    async fn read_moments(&self, rows: &[u64], flipped: &[bool]) -> Result<Vec<u8>, DataError> {
+        let chosen = |mirrored: bool| {
+            let pairs = rows.iter().zip(flipped).filter(move |(_, flipped)| **flipped == mirrored);
+            pairs.map(|(row, _)| *row).collect::<Vec<_>>()
+        };
+        let plain = self.dataset.read_rows(MOMENTS, &chosen(false)).await?;
+        let mirrored = self.dataset.read_rows(MOMENTS_FLIPPED, &chosen(true)).await?;
+        let row_bytes = (plain.len() + mirrored.len()) / rows.len().max(1);
+        let (mut plain, mut mirrored) = (plain.chunks_exact(row_bytes), mirrored.chunks_exact(row_bytes));
+        let in_order = flipped.iter().filter_map(|flipped| if *flipped { mirrored.next() } else { plain.next() });
+        Ok(in_order.flatten().copied().collect())
+    }
+}
+
+/// Images u8 [B, H, W, 3], mirrored left to right where `flipped`.
+fn mirror(images: &Tensor, flipped: &[bool]) -> Tensor {
+    images.flip([2]).where_self(&Tensor::from_slice(flipped).view([-1, 1, 1, 1]), images)
 }
 
 /// That a column is what the configuration says; its shape as tensors count.

@@ -15,6 +15,12 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::runtime::Handle;
 
+/// The column of posterior moments.
+pub const MOMENTS: &str = "moments";
+/// The column of the moments of the images mirrored left to right; there with `data.flip`. They are not the mirrored moments: an
+/// autoencoder's padding and strides are not symmetrical.
+pub const MOMENTS_FLIPPED: &str = "moments_flipped";
+
 /// Why there are no batches.
 #[derive(Debug, Error)]
 pub enum DataError {
@@ -61,6 +67,15 @@ pub enum DataError {
         found: String,
         /// What it should hold.
         expected: String,
+    },
+    /// Mirrored images have no moments.
+    #[error(
+        "{url}: data.flip = true needs the column {MOMENTS_FLIPPED}, which this data set does not have; run the encode job with \
+         data.flip = true into another data.latents, or set data.flip = false"
+    )]
+    NotFlipped {
+        /// The data set.
+        url: String,
     },
     /// The task that prepared a batch ended in a panic.
     #[error("the loader stopped: {0}")]

@@ -2,25 +2,22 @@
 
 use tch::Tensor;
 
-use super::NoiseSchedule;
+use super::{NoiseSchedule, timesteps};
 
-/// Denoises `noise` [B, C, h, w] in `steps` evenly spaced timesteps; `predict(z_t, t)` is the network.
+/// Denoises `noise` [B, C, h, w] in `steps` timesteps; `predict(z_t, t)` is the network.
+///
+/// Timesteps and latents are those of diffusers' `DDIMScheduler` under the reference's configuration. Part of that is
+/// `set_alpha_to_one = false`: the last step leads to the first noise level, which is next to none, and not to none at all.
 pub fn sample(schedule: &NoiseSchedule, noise: &Tensor, steps: usize, mut predict: impl FnMut(&Tensor, usize) -> Tensor) -> Tensor {
     let _guard = tch::no_grad_guard();
-    let timesteps = spaced(schedule.timesteps(), steps);
+    let timesteps = timesteps::ddim(schedule.timesteps(), steps);
     let mut z_t = noise.shallow_clone();
     for (i, &t) in timesteps.iter().enumerate() {
         let (z, noise) = schedule.split(&z_t, &predict(&z_t, t), t);
-        let next = schedule.alpha_bar(timesteps.get(i + 1).copied());
+        let next = schedule.alpha_bar(Some(timesteps.get(i + 1).copied().unwrap_or(0)));
         z_t = z * next.sqrt() + noise * (1.0 - next).sqrt();
     }
     z_t
-}
-
-/// `steps` of `total` timesteps, evenly spaced, from the noisiest, which is included, downwards.
-fn spaced(total: usize, steps: usize) -> Vec<usize> {
-    let steps = steps.clamp(1, total);
-    (0..steps).map(|i| total - 1 - i * total / steps).collect()
 }
 
 #[cfg(test)]
@@ -29,22 +26,20 @@ mod tests {
     use common::config::DiffusionConfig;
     use tch::{Device, Kind};
 
-    #[test]
-    fn timesteps_fall_from_the_noisiest() {
-        assert_eq!(spaced(1000, 4), [999, 749, 499, 249]);
-        assert_eq!(spaced(3, 10), [2, 1, 0]);
-    }
-
-    /// For data that is one point, the best prediction is known, and every sample must end in that point.
+    /// For data that is one point, the best prediction is known: it finds the same noise at every timestep, and the sample must be that
+    /// point under what the first noise level has of that noise.
     #[test]
     fn samples_of_a_point_end_in_it() {
         let schedule = NoiseSchedule::new(&DiffusionConfig::default(), Device::Cpu);
         let point = Tensor::from_slice(&[0.5_f32, -1.0, 2.0, 0.0]).view([1, 4, 1, 1]);
-        let noise = Tensor::randn([2, 4, 1, 1], (Kind::Float, Device::Cpu));
-        let found = sample(&schedule, &noise, 10, |z_t, t| {
+        let start = Tensor::randn([2, 4, 1, 1], (Kind::Float, Device::Cpu));
+        let noise_in = |z_t: &Tensor, t: usize| {
             let alpha_bar = schedule.alpha_bar(Some(t));
             (z_t - &point * alpha_bar.sqrt()) / (1.0 - alpha_bar).sqrt()
-        });
-        assert!(found.allclose(&point.expand([2, 4, 1, 1], false), 0.0, 1e-4, false), "{found:?}");
+        };
+        let found = sample(&schedule, &start, 10, noise_in);
+        let last = schedule.alpha_bar(Some(0));
+        let expected = &point * last.sqrt() + noise_in(&start, 901) * (1.0 - last).sqrt();
+        assert!(found.allclose(&expected, 0.0, 1e-4, false), "{found:?}");
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Each worker writes every world-th shard; shards that are finished are skipped, so an interrupted job goes on where it stopped. What is
 //! written does not depend on the number of workers.
+//!
+//! With `data.flip` the training split also gets the moments of the mirrored images, encoded like any other image.
 
 use super::JobContext;
-use crate::data::{Images, to_unit_range};
+use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
 use crate::model::{Autoencoder, weights};
 use anyhow::Result;
 use common::shards::{Column, DType, Manifest, Schema, ShardWriter};
@@ -42,6 +44,8 @@ struct Split {
     name: &'static str,
     images: Images,
     writer: ShardWriter,
+    /// Whether the moments of the mirrored images are written too.
+    flip: bool,
 }
 
 impl Split {
@@ -49,12 +53,14 @@ impl Split {
         let data = &context.config.data;
         let images = Images::open(&context.runtime, data, name)?;
         let source = images.dataset().manifest();
-        let schema = schema(context, source);
+        // Evaluation never mirrors.
+        let flip = data.flip && name == "train";
+        let schema = schema(context, source, flip);
         let metadata = metadata(source, digest, autoencoder.scaling_factor);
         let store = Store::open(&data.latents)?.child(name);
         let writer = ShardWriter::open(store, schema, metadata, source.rows(), data.rows_per_shard as u64);
         let writer = context.runtime.block_on(writer)?;
-        Ok(Self { name, images, writer })
+        Ok(Self { name, images, writer, flip })
     }
 
     /// Writes this worker's shards. False if any worker was asked to stop before its last shard.
@@ -90,11 +96,14 @@ impl Split {
     fn write_shard(&self, context: &JobContext, autoencoder: &Autoencoder, index: u32) -> Result<()> {
         let source = self.images.dataset();
         let rows = self.writer.shard_rows(index);
-        let mut columns = vec![Vec::new()];
+        let mut columns = vec![Vec::new(); if self.flip { 2 } else { 1 }];
         for start in rows.clone().step_by(BATCH as usize) {
             let batch: Vec<u64> = (start..(start + BATCH).min(rows.end)).collect();
-            let images = context.runtime.block_on(self.images.read(&batch))?.to_device(context.device);
-            columns[0].extend(half_bytes(&autoencoder.encode_moments(&to_unit_range(&images)))?);
+            let images = to_unit_range(&context.runtime.block_on(self.images.read(&batch))?.to_device(context.device));
+            columns[0].extend(half_bytes(&autoencoder.encode_moments(&images))?);
+            if self.flip {
+                columns[1].extend(half_bytes(&autoencoder.encode_moments(&images.flip([3])))?);
+            }
         }
         let rows: Vec<u64> = rows.collect();
         for column in &source.manifest().schema.columns {
@@ -113,12 +122,13 @@ impl Split {
 }
 
 /// The moments, which training reads at every step, then all columns of the images' data set in files of their own.
-fn schema(context: &JobContext, source: &Manifest) -> Schema {
+fn schema(context: &JobContext, source: &Manifest, flip: bool) -> Schema {
     let autoencoder = &context.config.autoencoder;
     let side = context.config.data.resolution >> (autoencoder.block_channels.len() - 1);
-    let moments = Column::hot("moments", DType::F16, &[2 * autoencoder.latent_channels as usize, side, side]);
+    let names = if flip { &[MOMENTS, MOMENTS_FLIPPED][..] } else { &[MOMENTS] };
+    let moments = names.iter().map(|name| Column::hot(name, DType::F16, &[2 * autoencoder.latent_channels as usize, side, side]));
     let carried = source.schema.columns.iter().map(|column| Column { cold: true, ..column.clone() });
-    Schema { columns: std::iter::once(moments).chain(carried).collect() }
+    Schema { columns: moments.chain(carried).collect() }
 }
 
 /// What determines the encoded data set: the images and the autoencoder.

@@ -104,6 +104,28 @@ fn autoencoder_learns_and_any_number_of_workers_encodes_alike() {
 }
 
 #[test]
+fn mirrored_moments_are_those_of_the_mirrored_image_and_make_another_data_set() {
+    let runtime = Runtime::new().unwrap();
+    let (folder, mut config, _) = prepared(2, 1, &runtime);
+    let plain = run(encode::run, &config, 1, &runtime).unwrap();
+    config.data.flip = true;
+    let error = run(encode::run, &config, 1, &runtime).unwrap_err().to_string();
+    assert!(error.contains("already holds a complete data set with another schema"), "{error}");
+
+    config.data.latents = folder.path().join("flipped").display().to_string();
+    let flipped = run(encode::run, &config, 2, &runtime).unwrap();
+    assert_ne!(flipped["train"]["fingerprint"], plain["train"]["fingerprint"]);
+    assert_eq!(flipped["validation"], plain["validation"], "evaluation never mirrors");
+    let dataset = Dataset::open(Store::open(&config.data.latents).unwrap().child("train"), 1 << 20);
+    let stored = runtime.block_on(runtime.block_on(dataset).unwrap().read_rows("moments_flipped", &[21])).unwrap();
+    let stored = Tensor::from_data_size(&stored, &[1, 8, 8, 8], Kind::Half).to_kind(Kind::Float);
+    let mirrored = Tensor::from_data_size(&scene(21).0, &[1, 16, 16, 3], Kind::Uint8).flip([2]);
+    let autoencoder = Autoencoder::load(&config.autoencoder, Device::Cpu).unwrap();
+    let expected = tch::no_grad(|| autoencoder.encode_moments(&crate::data::to_unit_range(&mirrored)));
+    assert!(stored.allclose(&expected, 1e-3, 1e-3, false), "row 21 holds the moments of the mirrored image 21");
+}
+
+#[test]
 fn an_interrupted_encoding_goes_on_with_the_missing_shards() {
     let runtime = Runtime::new().unwrap();
     let (folder, mut config, _) = prepared(2, 1, &runtime);

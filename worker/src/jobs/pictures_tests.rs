@@ -33,7 +33,9 @@ fn config(folder: &Path) -> Config {
         "model.unet.block_channels=[8, 16]".into(),
         "model.unet.norm_groups=4".into(),
         "evaluate.batch=2".into(),
+        "train.ema_decay=0.9".into(),
         "evaluate.ema=false".into(),
+        "evaluate.sampler=dpm-solver++".into(),
         "evaluate.sampling_steps=2".into(),
         "evaluate.pictures=3".into(),
         "evaluate.library=11".into(),
@@ -83,12 +85,42 @@ fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
     for world in [1, 2] {
         let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
         let state = TrainingState::new(model, config).unwrap();
-        let store = open_store(config, &run_dir(folder, world)).unwrap();
-        let identity = Identity::new(config, "none", 1.0, 1, 1);
-        let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
-        saver.save(&state, 5).unwrap();
-        saver.wait().unwrap();
+        save(config, &state, &run_dir(folder, world), runtime);
     }
+}
+
+/// A checkpoint of `state` after 5 steps.
+fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime) {
+    let store = open_store(config, run).unwrap();
+    let identity = Identity::new(config, "none", 1.0, 1, 1);
+    let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
+    saver.save(state, 5).unwrap();
+    saver.wait().unwrap();
+}
+
+/// The last iterate differs from its moving average, which is still the initial weights: figures tell which of them was used.
+#[test]
+fn evaluation_uses_the_moving_average_exactly_if_asked_to() {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    run(scenes::run, &config, folder.path(), 1, &runtime).unwrap();
+    let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
+    autoencoder.save(&config.autoencoder, 32).unwrap();
+    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), Device::Cpu);
+    let state = TrainingState::new(model, &config).unwrap();
+    let _ = tch::no_grad(|| state.parameters.values().shallow_clone().g_mul_scalar_(-1.0));
+    save(&config, &state, &run_dir(folder.path(), 1), &runtime);
+
+    let [average, last] = [true, false].map(|ema| {
+        config.evaluate.ema = ema;
+        run(evaluate::run, &config, folder.path(), 1, &runtime).unwrap();
+        let run = run_dir(folder.path(), 1);
+        let figures: Value = serde_json::from_slice(&fs::read(run.evaluation()).unwrap()).unwrap();
+        (figures["trained"] == figures["untrained"], fs::read(run.pictures().join("evaluate.png")).unwrap())
+    });
+    assert!(average.0 && !last.0, "the average is the untrained model: {}, the last iterate is: {}", average.0, last.0);
+    assert!(average.1 != last.1, "the same pictures with either weights");
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub enum Purpose {
     InitialSlots = 4,
     /// Noise from which pictures are sampled.
     SamplingNoise = 5,
+    /// Noise that is constant over an image's latent.
+    OffsetNoise = 6,
+    /// Which images are denoised without their slots.
+    SlotDropout = 7,
+    /// Which images are mirrored.
+    Flip = 8,
 }
 
 /// The draws of one run.
@@ -57,6 +63,11 @@ impl Draws {
         // The bias of taking the high half of a 64-bit product is below 2^-40 for any `below` under 2^24.
         let draw = |row| ((u128::from(self.stream(step, purpose, row).next_u64()) * below as u128) >> 64) as i64;
         Tensor::from_slice(&rows.map(draw).collect::<Vec<_>>())
+    }
+
+    /// Whether something of this `probability` happens to each of `rows` of the global batch of `step`.
+    pub fn chances(&self, step: u64, purpose: Purpose, rows: Range<usize>, probability: f64) -> Vec<bool> {
+        rows.map(|row| (self.stream(step, purpose, row).next_u64() as f64) < probability * 2_f64.powi(64)).collect()
     }
 
     fn stream(&self, step: u64, purpose: Purpose, row: usize) -> ChaCha8Rng {
@@ -110,6 +121,18 @@ mod tests {
         assert_eq!(counts.size(), vec![10]);
         // 2000 each, with a standard deviation of 42.
         assert!((counts - 2000).abs().max().int64_value(&[]) < 200);
+    }
+
+    #[test]
+    fn chances_are_as_likely_as_they_should_be() {
+        let draws = Draws::new(1);
+        let count = |probability| {
+            let chances = draws.chances(0, Purpose::SlotDropout, 0..20_000, probability);
+            chances.into_iter().filter(|happens| *happens).count()
+        };
+        assert_eq!((count(0.0), count(1.0)), (0, 20_000));
+        // 2000, with a standard deviation of 42.
+        assert!(count(0.1).abs_diff(2000) < 200);
     }
 
     proptest! {
