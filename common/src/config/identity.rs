@@ -70,6 +70,18 @@ mod tests {
         }
     }
 
+    /// A key that came later must not be in the text that is hashed while it is at its default.
+    #[test]
+    fn a_run_from_before_a_key_existed_keeps_its_identity() {
+        let config = from_str(include_str!("fixture.toml"), "fixture.toml", &[]).unwrap();
+        let model = serde_json::to_value(&config.model).unwrap();
+        let keys = |table: &serde_json::Value| table.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(keys(&model), "backbone slot_attention unet");
+        let slot_attention = "heads initialisation iterations mlp_hidden out_size slot_size slots";
+        assert_eq!(keys(&model["slot_attention"]), slot_attention);
+        assert_eq!(keys(&model["unet"]), "attention block_channels heads layers_per_block norm_groups position_embedding");
+    }
+
     #[test]
     fn a_run_at_a_constant_learning_rate_may_be_trained_on() {
         assert_eq!(hash(&["train.decay=constant"]), hash(&["train.decay=constant", "train.steps=9000"]));

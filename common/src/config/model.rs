@@ -12,6 +12,10 @@ pub struct ModelConfig {
     pub slot_attention: SlotAttentionConfig,
     /// `[model.unet]`: the denoiser, conditioned on the slots.
     pub unet: UnetConfig,
+    /// URL of a checkpoint in the official layout (folders `unetencoder`, `multiheadstevesa` and `unet2dconditionmodelwithpos`) whose
+    /// weights a new run starts from; absent: random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_weights: Option<String>,
 }
 
 /// `[model.backbone]`: a strided convolution, then a UNet at the token resolution (the reference's `UNetEncoder`).
@@ -51,6 +55,13 @@ pub struct SlotAttentionConfig {
     /// How slots start: drawn from one learned Gaussian, or one learned vector each.
     #[serde(default)]
     pub initialisation: SlotInitialisation,
+    /// Gradients flow through the last round alone, and straight through it to the learned initial slots (implicit differentiation,
+    /// Jia et al. 2023, BO-QSA); needs `initialisation = "learned"`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bi_level: bool,
+    /// Position embedding of the tokens.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub position_embedding: PositionEmbedding,
     /// Channels of the conditioning that the UNet sees (the reference's `out_linear`).
     pub out_size: i64,
 }
@@ -92,6 +103,10 @@ pub enum PositionEmbedding {
     /// A 1x1 convolution of (row, column, 1 - row, 1 - column).
     #[default]
     Cartesian,
+    /// Sines and cosines of column and row at fixed frequencies, times one learned factor; channels must divide by 4.
+    Sincos,
+    /// One learned vector per position.
+    Learned,
     /// None.
     None,
 }
@@ -145,6 +160,11 @@ pub enum Prediction {
     Epsilon,
     /// The velocity sqrt(alpha_bar) * noise - sqrt(1 - alpha_bar) * z.
     V,
+}
+
+/// Keys that came later are not written at their default, so that the identity of older runs stays what it was.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn one() -> i64 {

@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, RunConfig, ScenesConfig,
-    SlotAttentionConfig, TrainConfig, UnetConfig,
+    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig,
+    ScenesConfig, SlotInitialisation, TrainConfig, UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -23,8 +23,11 @@ pub fn check(config: &Config) -> Checked {
     scenes(&config.scenes)?;
     autoencoder(&config.autoencoder)?;
     backbone(&config.model.backbone)?;
-    slot_attention(&config.model.slot_attention)?;
+    slot_attention(config)?;
     unet(&config.model.unet)?;
+    if let Some(url) = &config.model.initial_weights {
+        not_empty("model.initial_weights", url)?;
+    }
     sides(config)?;
     diffusion(&config.diffusion)?;
     train(&config.train)?;
@@ -61,6 +64,10 @@ fn scenes(scenes: &ScenesConfig) -> Checked {
 
 fn autoencoder(autoencoder: &AutoencoderConfig) -> Checked {
     not_empty("autoencoder.weights", &autoencoder.weights)?;
+    if let Some(digest) = &autoencoder.sha256 {
+        let hexadecimal = digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit());
+        require(hexadecimal, "autoencoder.sha256", format!("{digest:?}"), "64 hexadecimal digits")?;
+    }
     at_least("autoencoder.layers_per_block", autoencoder.layers_per_block, 1)?;
     at_least("autoencoder.latent_channels", autoencoder.latent_channels, 1)?;
     grouped_channels("autoencoder", &autoencoder.block_channels, autoencoder.norm_groups)?;
@@ -86,7 +93,8 @@ fn backbone(backbone: &BackboneConfig) -> Checked {
     require(head == 0 || last % head == 0, "model.backbone.mid_attention_head_dim", head, allowed)
 }
 
-fn slot_attention(slots: &SlotAttentionConfig) -> Checked {
+fn slot_attention(config: &Config) -> Checked {
+    let (slots, tokens) = (&config.model.slot_attention, config.model.backbone.out_channels);
     at_least("model.slot_attention.slots", slots.slots, 1)?;
     at_least("model.slot_attention.slot_size", slots.slot_size, 1)?;
     at_least("model.slot_attention.heads", slots.heads, 1)?;
@@ -94,7 +102,13 @@ fn slot_attention(slots: &SlotAttentionConfig) -> Checked {
     at_least("model.slot_attention.mlp_hidden", slots.mlp_hidden, 1)?;
     at_least("model.slot_attention.out_size", slots.out_size, 1)?;
     let allowed = format!("a divisor of model.slot_attention.slot_size ({})", slots.slot_size);
-    require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)
+    require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)?;
+    let learned = slots.initialisation == SlotInitialisation::Learned;
+    let allowed = "false, or model.slot_attention.initialisation must be \"learned\"";
+    require(learned || !slots.bi_level, "model.slot_attention.bi_level", slots.bi_level, allowed)?;
+    let fits = slots.position_embedding != PositionEmbedding::Sincos || tokens % 4 == 0;
+    let allowed = format!("another one, or model.backbone.out_channels ({tokens}) must be a multiple of 4");
+    require(fits, "model.slot_attention.position_embedding", "\"sincos\"", allowed)
 }
 
 fn unet(unet: &UnetConfig) -> Checked {
@@ -109,6 +123,10 @@ fn unet(unet: &UnetConfig) -> Checked {
     for channels in (0..levels).filter(|level| attends(*level)).map(|level| unet.block_channels[level]) {
         let allowed = format!("a divisor of the channels in model.unet.block_channels that attend ({channels})");
         require(channels % unet.heads == 0, "model.unet.heads", unet.heads, allowed)?;
+        let fits = unet.position_embedding != PositionEmbedding::Sincos || channels % 4 == 0;
+        let allowed =
+            format!("another one, or the channels in model.unet.block_channels that attend ({channels}) must be multiples of 4");
+        require(fits, "model.unet.position_embedding", "\"sincos\"", allowed)?;
     }
     Ok(())
 }

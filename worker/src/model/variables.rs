@@ -16,7 +16,7 @@ use super::Module;
 pub struct Variable {
     /// Official name within its module, as `down_blocks.0.resnets.0.conv1.weight`.
     pub name: String,
-    /// The values, f32; a leaf of the graph that requires gradients when `trainable`.
+    /// The values, f32 as created; a leaf of the graph that requires gradients when `trainable`.
     pub tensor: Tensor,
     /// False for constants that only belong to the file format (position grids).
     pub trainable: bool,
@@ -45,6 +45,8 @@ pub(crate) enum Distribution {
     Constant(f64),
     /// Even between -bound and bound.
     Uniform(f64),
+    /// Normal around 0 with this standard deviation.
+    Normal(f64),
 }
 
 impl Distribution {
@@ -84,14 +86,30 @@ impl Variables {
             (Initial::Unset, _) => Tensor::empty(shape, (Kind::Float, self.device)),
             (_, Distribution::Constant(value)) => Tensor::full(shape, value, (Kind::Float, self.device)),
             (Initial::Seed(seed), Distribution::Uniform(bound)) => {
-                let mut random = ChaCha8Rng::seed_from_u64(seed);
-                random.set_stream(hash(self.module, name));
-                let count = shape.iter().product::<i64>().unsigned_abs() as usize;
+                let mut random = self.random(seed, name);
                 let unit = 2.0_f64.powi(-31);
-                let values: Vec<f32> = (0..count).map(|_| (bound * (f64::from(random.next_u32()) * unit - 1.0)) as f32).collect();
-                Tensor::from_slice(&values).view(shape).to_device(self.device)
+                self.filled(shape, || bound * (f64::from(random.next_u32()) * unit - 1.0))
+            }
+            (Initial::Seed(seed), Distribution::Normal(deviation)) => {
+                let mut random = self.random(seed, name);
+                // Box and Muller (1958), one of each pair; in (0, 1], so that the logarithm is finite.
+                let mut unit = || (f64::from(random.next_u32()) + 1.0) * 2.0_f64.powi(-32);
+                self.filled(shape, || deviation * (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos())
             }
         }
+    }
+
+    /// The random numbers of one variable.
+    fn random(&self, seed: u64, name: &str) -> ChaCha8Rng {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(hash(self.module, name));
+        random
+    }
+
+    fn filled(&self, shape: &[i64], mut next: impl FnMut() -> f64) -> Tensor {
+        let count = shape.iter().product::<i64>().unsigned_abs() as usize;
+        let values: Vec<f32> = (0..count).map(|_| next() as f32).collect();
+        Tensor::from_slice(&values).view(shape).to_device(self.device)
     }
 }
 

@@ -158,7 +158,7 @@ impl StepRecipe {
         let slot_noise = normal(Purpose::InitialSlots, &model.slot_attention.slots_shape());
         let slots = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&slot_noise));
         let prediction = model.unet.forward(&z_t, &timesteps, &slots.conditioning);
-        let target = self.schedule.target(&z, &noise, &timesteps);
+        let target = self.schedule.target(&z, &noise, &timesteps).to_kind(prediction.kind());
         (prediction.mse_loss(&target, tch::Reduction::Mean), slots.attention)
     }
 }

@@ -49,7 +49,7 @@ impl Transformer {
     pub(crate) fn new(scope: &Scope, channels: i64, side: i64, shape: TransformerShape) -> Self {
         let TransformerShape { context, heads, norm_groups, position } = shape;
         let block = scope / "transformer_blocks.0";
-        let position = |attention: &str| PositionEmbedding::new(&(&block / attention / "pos_emb.1"), position, side, channels);
+        let position = |attention: &str| PositionEmbedding::of_attention(&(&block / attention), position, side, channels);
         Self {
             norm: Norm { groups: norm_groups, epsilon: 1e-6 }.layer(&(scope / "norm"), channels),
             proj_in: Conv2d::pointwise(&(scope / "proj_in"), channels, channels),
