@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod job;
 pub mod journal;
+pub mod official;
 pub mod run_dir;
 pub mod sampler;
 pub mod sealed;

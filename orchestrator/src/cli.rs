@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Look at the checkpoints of a run
+    /// Look at the checkpoints of a run, or take the weights out of them
     Checkpoints {
         /// What about them.
         #[command(subcommand)]
@@ -82,6 +82,18 @@ pub(crate) enum CheckpointsCommand {
         /// Print as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Write the networks of the newest good one as the official implementation does, for diffusers' from_pretrained and for
+    /// model.initial_weights; without the optimizer's state, which is a Python pickle there
+    Export {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// Where to: a folder or a URL
+        #[arg(long, value_name = "FOLDER")]
+        to: String,
+        /// The moving average of the weights instead of the weights
+        #[arg(long)]
+        ema: bool,
     },
 }
 

@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
         Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
+        Command::Checkpoints { command: CheckpointsCommand::Export { run, to, ema } } => {
+            commands::checkpoints::export(run, &to, ema)
+        }
     };
     done.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");

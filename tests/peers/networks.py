@@ -20,12 +20,23 @@ class Sizes:
     latent_channels: int
 
 
-def read_config(path):
+def read_config(path, overrides=()):
+    """The experiment in a file, refined by `key=value` as by `--set`, and the sizes that it implies."""
     with open(path, "rb") as file:
         config = tomllib.load(file)
+    for override in overrides:
+        merge(config, tomllib.loads(override))
     autoencoder = config["autoencoder"]
     side = config["data"]["resolution"] >> (len(autoencoder["block_channels"]) - 1)
     return config, Sizes(config["data"]["resolution"], side, autoencoder.get("latent_channels", 4))
+
+
+def merge(table, refined):
+    for key, value in refined.items():
+        if isinstance(value, dict):
+            merge(table.setdefault(key, {}), value)
+        else:
+            table[key] = value
 
 
 class CartesianPosition(nn.Module):
@@ -42,6 +53,67 @@ class CartesianPosition(nn.Module):
         return tokens + self.projection(self.pe).flatten(2).transpose(1, 2)
 
 
+class WavePosition(nn.Module):
+    """Adds sines and cosines of column and row, times one learned factor."""
+
+    def __init__(self, side, channels):
+        super().__init__()
+        quarter = channels // 4
+        frequencies = 1 / 10_000 ** (torch.arange(quarter).double() / quarter)
+        self.register_buffer("pos_embed", waves(frequencies, torch.arange(side).double()))
+        self.gamma = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, tokens):
+        return tokens + self.gamma * self.pos_embed.flatten(2).transpose(1, 2)
+
+
+class FourierPosition(nn.Module):
+    """Adds sines and cosines of column and row, of a quarter of a period to two periods over the grid. No option of the reference."""
+
+    def __init__(self, side, channels):
+        super().__init__()
+        periods = torch.logspace(-2, 1, channels // 4, base=2, dtype=torch.float64)
+        self.register_buffer("pe", waves(2 * torch.pi * periods, (torch.arange(side).double() + 0.5) / side))
+
+    def forward(self, tokens):
+        return tokens + self.pe.flatten(2).transpose(1, 2)
+
+
+def waves(frequencies, places):
+    """Sines, then cosines, of the column, then of the row: [1, 4 * frequencies, side, side]."""
+    angles = torch.outer(frequencies, places)
+    both = torch.cat([angles.sin(), angles.cos()])
+    columns, rows = both[:, None, :].expand(-1, len(places), -1), both[:, :, None].expand(-1, -1, len(places))
+    return torch.cat([columns, rows])[None].float()
+
+
+class LearnedPosition(nn.Module):
+    """Adds one learned vector per position."""
+
+    def __init__(self, side, channels):
+        super().__init__()
+        self.pe = nn.Parameter(torch.randn(1, side * side, channels) * 0.02)
+
+    def forward(self, tokens):
+        return tokens + self.pe
+
+
+POSITIONS = {"cartesian": CartesianPosition, "sincos": WavePosition, "fourier": FourierPosition, "learned": LearnedPosition}
+
+
+class Sinusoids(nn.Module):
+    """diffusers' sinusoids of the timestep in f64; its own are f32, whatever the kind of the weights."""
+
+    def __init__(self, channels):
+        super().__init__()
+        half = channels // 2
+        self.frequencies = 10_000 ** (-torch.arange(half).double() / half)
+
+    def forward(self, timesteps):
+        angles = timesteps.double()[:, None] * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], 1)
+
+
 class PositionProcessor(AttnProcessor2_0):
     """diffusers' attention, with the position added to its input."""
 
@@ -49,7 +121,7 @@ class PositionProcessor(AttnProcessor2_0):
         return super().__call__(attn, attn.pos_emb(hidden_states), *args, **kwargs)
 
 
-def add_positions(unet, side):
+def add_positions(unet, side, choice):
     levels = len(unet.config.block_out_channels)
     places = [(block, side >> min(i, levels - 1)) for i, block in enumerate(unet.down_blocks)]
     places += [(unet.mid_block, side >> (levels - 1))]
@@ -58,8 +130,9 @@ def add_positions(unet, side):
         for transformer in getattr(block, "attentions", []):
             for inner in transformer.transformer_blocks:
                 for attention in (inner.attn1, inner.attn2):
-                    position = CartesianPosition(here, attention.to_q.in_features)
-                    attention.pos_emb = nn.Sequential(nn.Identity(), position)
+                    position = POSITIONS[choice](here, attention.to_q.in_features)
+                    # The reference wraps the embeddings of maps, and only those, in a sequence.
+                    attention.pos_emb = position if choice == "learned" else nn.Sequential(nn.Identity(), position)
                     attention.set_processor(PositionProcessor())
 
 
@@ -104,8 +177,9 @@ def unet(config, sizes):
         attention_head_dim=shape["heads"],
         cross_attention_dim=config["model"]["slot_attention"]["out_size"],
     )
-    if shape.get("position_embedding", "cartesian") == "cartesian":
-        add_positions(network, sizes.latent_side)
+    choice = shape.get("position_embedding", "cartesian")
+    if choice != "none":
+        add_positions(network, sizes.latent_side, choice)
     return network
 
 
@@ -116,10 +190,14 @@ class SlotAttention(nn.Module):
         super().__init__()
         shape = config["model"]["slot_attention"]
         size, inputs = shape["slot_size"], config["model"]["backbone"]["out_channels"]
-        self.count, self.size, self.iterations = shape["slots"], size, shape.get("iterations", 3)
-        self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, size)))
-        self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, size)))
-        self.pos = CartesianPosition(side, inputs)
+        self.count, self.size = shape["slots"], size
+        self.iterations, self.heads = shape.get("iterations", 3), shape.get("heads", 1)
+        self.learned, self.bi_level = shape.get("initialisation") == "learned", shape.get("bi_level", False)
+        self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, shape["slots"] if self.learned else 1, size)))
+        if not self.learned:
+            self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, size)))
+        choice = shape.get("position_embedding", "cartesian")
+        self.pos = nn.Identity() if choice == "none" else POSITIONS[choice](side, inputs)
         self.in_layer_norm = nn.LayerNorm(inputs)
         self.in_mlp = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, inputs))
         self.norm_inputs = nn.LayerNorm(inputs)
@@ -137,16 +215,25 @@ class SlotAttention(nn.Module):
     def forward(self, features, noise):
         tokens = self.pos(features.flatten(2).transpose(1, 2))
         tokens = self.norm_inputs(self.in_mlp(self.in_layer_norm(tokens)))
-        keys, values = self.project_k(tokens) * self.size**-0.5, self.project_v(tokens)
-        slots = self.slot_mu + self.slot_log_sigma.exp() * noise
-        for _ in range(self.iterations):
-            attention = (keys @ self.project_q(self.norm_slots(slots)).transpose(1, 2)).softmax(-1)
+        keys, values = self.split(self.project_k(tokens)) * self.size**-0.5, self.split(self.project_v(tokens))
+        slots = self.slot_mu.expand_as(noise) if self.learned else self.slot_mu + self.slot_log_sigma.exp() * noise
+        for round in range(self.iterations):
+            if self.bi_level and round == self.iterations - 1:
+                slots = slots.detach() + self.slot_mu - self.slot_mu.detach()
+            logits = keys @ self.split(self.project_q(self.norm_slots(slots))).transpose(2, 3)
+            # The softmax runs over heads and slots together.
+            attention = logits.transpose(1, 2).flatten(2).softmax(-1).unflatten(2, (self.heads, -1)).transpose(1, 2)
             weights = attention + 1e-6
-            updates = (weights / weights.sum(1, keepdim=True)).transpose(1, 2) @ values
+            updates = (weights / weights.sum(2, keepdim=True)).transpose(2, 3) @ values
+            updates = updates.transpose(1, 2).flatten(2)
             slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.mlp(self.norm_mlp(slots))
         conditioning = self.out_linear(self.out_layer_norm(slots))
-        return slots, attention.transpose(1, 2).unflatten(2, features.shape[2:]), conditioning
+        return slots, attention.sum(1).transpose(1, 2).unflatten(2, features.shape[2:]), conditioning
+
+    def split(self, x):
+        """[B, N, D] -> [B, heads, N, D / heads]"""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 def autoencoder(config, sizes):
@@ -176,3 +263,8 @@ class LatentSlotDiffusion(nn.Module):
     def forward(self, images, slot_noise, noisy, timesteps):
         slots, attention, conditioning = self.slot_attention(self.backbone(images), slot_noise)
         return self.unet(noisy, timesteps, conditioning).sample, slots, attention
+
+    def double(self):
+        self.backbone.time_proj = Sinusoids(self.backbone.config.block_out_channels[0])
+        self.unet.time_proj = Sinusoids(self.unet.config.block_out_channels[0])
+        return super().double()

@@ -7,6 +7,7 @@
 mod bad_input;
 mod lab;
 mod light_binary;
+mod official;
 mod peers;
 mod pipeline;
 mod processes;

@@ -4,44 +4,110 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The Python of the virtual environment, if it has `package`.
-fn python_with(package: &str) -> Option<PathBuf> {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python");
-    let found = Command::new(&python).args(["-c", &format!("import {package}")]).output();
-    found.is_ok_and(|output| output.status.success()).then_some(python)
+use crate::lab::{Lab, PATIENCE};
+
+const HERE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The Python of the virtual environment, if it has diffusers; else says that `test` is skipped.
+fn python(test: &str) -> Option<PathBuf> {
+    let python = Path::new(HERE).join("../.venv/bin/python");
+    let found = Command::new(&python).args(["-c", "import diffusers"]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    // Past the capture of test output, for the summary of `make test`.
+    let line = format!("skipped peers::{test}: diffusers is not installed (make peers)\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    None
 }
 
-/// What a script in `tests/peers/` says and whether it ended well; none, with a line for the summary of `make test`, without diffusers.
-fn run_script(test: &str, script: &str, arguments: &[&str]) -> Option<(bool, String)> {
-    let Some(python) = python_with("diffusers") else {
-        // Past the capture of test output, which takes what is printed.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped peers::{test}: diffusers is not installed (make peers)").unwrap();
-        return None;
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
-    let output = Command::new(&python).arg(&script).args(arguments).output().unwrap();
-    Some((output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
+/// Runs a script of `tests/peers/`: whether it found both sides equal, and what it said.
+fn compare(python: &Path, script: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(python).arg(Path::new(HERE).join("peers").join(script)).args(arguments).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[test]
 fn networks_and_gradients_are_those_of_diffusers_blocks() {
-    let name = "networks_and_gradients_are_those_of_diffusers_blocks";
+    let Some(python) = python("networks_and_gradients_are_those_of_diffusers_blocks") else { return };
     let mut said = String::new();
     // Where rounding puts the input of a ReLU on the other side of zero, gradients part ways: that is up to the seed and the processor.
     // Networks that differ do so with every seed.
-    for seed in ["1", "2", "3"] {
-        let Some((agree, text)) = run_script(name, "parity.py", &["--seed", seed]) else { return };
-        if agree {
-            return;
-        }
-        said += &text;
-    }
-    panic!("{said}");
+    let agree = ["1", "2", "3"].iter().any(|seed| {
+        let (equal, output) = compare(&python, "parity.py", &["--seed", seed]);
+        said += &output;
+        equal
+    });
+    assert!(agree, "{said}");
 }
 
 #[test]
 fn samplers_and_schedules_are_those_of_diffusers() {
-    let result = run_script("samplers_and_schedules_are_those_of_diffusers", "samplers.py", &[]);
-    assert!(result.as_ref().is_none_or(|(agree, _)| *agree), "{}", result.unwrap_or_default().1);
+    let Some(python) = python("samplers_and_schedules_are_those_of_diffusers") else { return };
+    let (equal, said) = compare(&python, "samplers.py", &[]);
+    assert!(equal, "{said}");
+}
+
+/// The options of the reference that the quickstart does not use.
+const OPTIONS: [&[&str]; 3] = [
+    &[],
+    &[
+        "model.slot_attention.heads=2",
+        "model.slot_attention.initialisation=\"learned\"",
+        "model.slot_attention.bi_level=true",
+        "model.slot_attention.position_embedding=\"learned\"",
+        "model.unet.position_embedding=\"sincos\"",
+        "diffusion.prediction=\"v\"",
+    ],
+    &[
+        "model.slot_attention.position_embedding=\"sincos\"",
+        "model.unet.position_embedding=\"learned\"",
+        "model.unet.attention=[true, false]",
+        "autoencoder.mid_attention=true",
+        "train.clip_norm=0.0",
+    ],
+];
+
+#[test]
+fn training_steps_in_f64_are_those_of_pytorch_with_every_option() {
+    let Some(python) = python("training_steps_in_f64_are_those_of_pytorch_with_every_option") else { return };
+    let config = format!("{HERE}/system/tiny.toml");
+    for options in OPTIONS {
+        let set = options.iter().flat_map(|option| ["--set", option]);
+        let arguments: Vec<&str> = ["--config", &config, "--kind", "f64"].into_iter().chain(set).collect();
+        let (equal, said) = compare(&python, "parity.py", &arguments);
+        assert!(equal, "{options:?}:\n{said}");
+    }
+}
+
+#[test]
+fn every_tensor_of_movi_e_has_its_official_name_and_shape() {
+    let Some(python) = python("every_tensor_of_movi_e_has_its_official_name_and_shape") else { return };
+    let config = format!("{HERE}/../configs/movi-e.toml");
+    let (equal, said) = compare(&python, "parity.py", &["--config", &config, "--shapes"]);
+    assert!(equal, "{said}");
+    for line in [
+        "backbone         194 tensors   42,571,840 parameters",
+        "slot_attention    32 tensors      521,472 parameters",
+        "unet             782 tensors  305,588,932 parameters",
+        "autoencoder      248 tensors   83,653,863 parameters",
+    ] {
+        assert!(said.contains(line), "{line}:\n{said}");
+    }
+}
+
+#[test]
+fn diffusers_opens_what_is_exported() {
+    let Some(python) = python("diffusers_opens_what_is_exported") else { return };
+    let lab = Lab::prepared();
+    lab.launch(&["--set", "train.steps=8"]).expect_success();
+    let config = lab.path().join("tiny.toml");
+    for average in [&[][..], &["--ema"]] {
+        let to = format!("exported{}", average.len());
+        lab.start(&[&["checkpoints", "export", "runs/tiny", "--to", &to], average].concat()).wait(PATIENCE).expect_success();
+        let folder = lab.path().join(&to);
+        let arguments = ["--config", config.to_str().unwrap(), "--kind", "f64", folder.to_str().unwrap()];
+        let (equal, said) = compare(&python, "export.py", &arguments);
+        assert!(equal, "{said}");
+    }
 }

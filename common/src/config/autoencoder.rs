@@ -6,8 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AutoencoderConfig {
-    /// Folder with `config.json` and `diffusion_pytorch_model.safetensors` (diffusers layout); written by the `autoencoder` job.
+    /// URL of a folder with `config.json` and `diffusion_pytorch_model.safetensors` (diffusers layout, as the `autoencoder` job writes
+    /// it); or of one `.safetensors` file, which needs `scaling_factor`: the autoencoder alone, in diffusers' names or in the original
+    /// ones of latent diffusion, or a whole release of Stable Diffusion 1 or 2.
     pub weights: String,
+    /// SHA-256 of the weights file in hexadecimal, as model hubs publish it; absent: any file will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Channels of each level; the latent is smaller than the image by a factor 2^(levels-1).
     pub block_channels: Vec<i64>,
     /// Residual blocks per level of the encoder (the decoder has one more).

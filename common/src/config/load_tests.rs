@@ -140,6 +140,25 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
         ("train.micro_batch=0", "train.micro_batch = 0 is out of range: 1 or more"),
         ("train.slot_dropout=1.0", "train.slot_dropout = 1 is out of range: 0 or more and less than 1"),
         ("evaluate.guidance=1.5", "evaluate.guidance = 1.5 is out of range: 1 as long as train.slot_dropout is 0"),
+        (
+            "model.slot_attention.heads=3",
+            "model.slot_attention.heads = 3 is out of range: a divisor of model.slot_attention.slot_size (64)",
+        ),
+        (
+            "model.slot_attention.bi_level=true",
+            "model.slot_attention.bi_level = true is out of range: false, or model.slot_attention.initialisation must be \"learned\"",
+        ),
+        (
+            "model={ backbone = { out_channels = 6 }, slot_attention = { position_embedding = \"sincos\" } }",
+            "model.slot_attention.position_embedding = \"sincos\" is out of range: another one, or model.backbone.out_channels (6) must \
+             be a multiple of 4",
+        ),
+        (
+            "model.unet={ position_embedding = \"sincos\", block_channels = [6, 8], norm_groups = 2, heads = 2 }",
+            "model.unet.position_embedding = \"sincos\" is out of range: another one, or the channels in model.unet.block_channels that \
+             attend (6) must be multiples of 4",
+        ),
+        ("autoencoder.sha256=beef", "autoencoder.sha256 = \"beef\" is out of range: 64 hexadecimal digits"),
         ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\" or \"mpi\" for 2 workers"),
     ];
     for (assignment, expected) in cases {
@@ -156,9 +175,10 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
 fn every_config_of_the_repository_loads_and_reads_back_equal() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
     let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!files.is_empty());
+    assert!(files.len() >= 6, "{files:?}");
     for file in files {
         let config = from_file(&file, &[]).unwrap();
+        assert_eq!(Some(config.run.name.as_str()), file.file_stem().and_then(|name| name.to_str()), "a run is named as its file");
         assert_eq!(from_str(&to_toml(&config).unwrap(), "run.toml", &[]).unwrap(), config, "{}", file.display());
     }
 }

@@ -12,6 +12,10 @@ pub struct ModelConfig {
     pub slot_attention: SlotAttentionConfig,
     /// `[model.unet]`: the denoiser, conditioned on the slots.
     pub unet: UnetConfig,
+    /// URL of a checkpoint in the official layout (folders `unetencoder`, `multiheadstevesa` and `unet2dconditionmodelwithpos`) whose
+    /// weights a new run starts from; absent: random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_weights: Option<String>,
 }
 
 /// `[model.backbone]`: a strided convolution, then a UNet at the token resolution (the reference's `UNetEncoder`).
@@ -54,6 +58,10 @@ pub struct SlotAttentionConfig {
     /// How the weights start.
     #[serde(default)]
     pub start: SlotAttentionStart,
+    /// Gradients flow through the last round alone, and straight through it to the learned initial slots (implicit differentiation,
+    /// Jia et al. 2023, BO-QSA); needs `initialisation = "learned"`.
+    #[serde(default)]
+    pub bi_level: bool,
     /// Position embedding of the tokens.
     #[serde(default)]
     pub position_embedding: PositionEmbedding,

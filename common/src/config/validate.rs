@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::error::OutOfRange;
 use super::{
     AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig, Sampler,
-    ScenesConfig, SlotAttentionStart, TrainConfig, UnetConfig,
+    ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -25,6 +25,9 @@ pub fn check(config: &Config) -> Checked {
     backbone(&config.model.backbone)?;
     slot_attention(config)?;
     unet(&config.model.unet)?;
+    if let Some(url) = &config.model.initial_weights {
+        not_empty("model.initial_weights", url)?;
+    }
     sides(config)?;
     diffusion(&config.diffusion)?;
     train(&config.train)?;
@@ -61,6 +64,10 @@ fn scenes(scenes: &ScenesConfig) -> Checked {
 
 fn autoencoder(autoencoder: &AutoencoderConfig) -> Checked {
     not_empty("autoencoder.weights", &autoencoder.weights)?;
+    if let Some(digest) = &autoencoder.sha256 {
+        let hexadecimal = digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit());
+        require(hexadecimal, "autoencoder.sha256", format!("{digest:?}"), "64 hexadecimal digits")?;
+    }
     at_least("autoencoder.layers_per_block", autoencoder.layers_per_block, 1)?;
     at_least("autoencoder.latent_channels", autoencoder.latent_channels, 1)?;
     grouped_channels("autoencoder", &autoencoder.block_channels, autoencoder.norm_groups)?;
@@ -96,6 +103,9 @@ fn slot_attention(config: &Config) -> Checked {
     at_least("model.slot_attention.out_size", slots.out_size, 1)?;
     let allowed = format!("a divisor of model.slot_attention.slot_size ({})", slots.slot_size);
     require(slots.slot_size % slots.heads == 0, "model.slot_attention.heads", slots.heads, allowed)?;
+    let learned = slots.initialisation == SlotInitialisation::Learned;
+    let allowed = "false, or model.slot_attention.initialisation must be \"learned\"";
+    require(learned || !slots.bi_level, "model.slot_attention.bi_level", slots.bi_level, allowed)?;
     let one_size = slots.slot_size == tokens && slots.slot_size == slots.out_size;
     let allowed = format!(
         "\"random\", or model.backbone.out_channels ({tokens}), model.slot_attention.slot_size ({}) and model.slot_attention.out_size ({}) \

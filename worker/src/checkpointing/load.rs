@@ -1,6 +1,6 @@
 //! Loading: rank 0 reads and verifies, everybody else receives, so all workers start from the same bits.
 
-use super::parts::{Snapshot, weights_part};
+use super::parts::Snapshot;
 use super::{CheckpointingError, Identity};
 use crate::collectives::Collective;
 use crate::model::LatentSlotDiffusion;
@@ -8,6 +8,7 @@ use crate::model::weights::from_safetensors;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
 use common::checkpoint::{CheckpointStore, Manifest};
+use common::official::weights_part;
 use std::path::Path;
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;

@@ -6,21 +6,12 @@ use crate::model::{Module, Variable};
 use crate::training::parameters::Entry;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
+use common::official::weights_part;
 use std::path::Path;
 use tch::{Tensor, no_grad};
 
-/// The folder names of the official checkpoints, by module.
-const OFFICIAL_NAMES: [(&str, &str); 3] =
-    [("backbone", "unetencoder"), ("slot_attention", "multiheadstevesa"), ("unet", "unet2dconditionmodelwithpos")];
-
 /// The part with AdamW's moments.
 pub(super) const OPTIMIZER: &str = "optimizer";
-
-/// The part with a module's weights, or with their moving average.
-pub(super) fn weights_part(module: &str, average: bool) -> String {
-    let official = OFFICIAL_NAMES.iter().find(|(name, _)| *name == module).map_or(module, |(_, official)| official);
-    format!("{}-{official}", if average { "ema" } else { "weights" })
-}
 
 /// A copy of all that a checkpoint holds, or room for it: tensors in the layout of the flat parameters.
 pub(super) struct Snapshot {

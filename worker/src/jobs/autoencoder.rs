@@ -13,8 +13,9 @@ use crate::training::schedule::LearningRate;
 use anyhow::{Context, Result};
 use common::config::{Decay, GroupConfig, OptimizerConfig};
 use common::sampler::{SampleOrder, rank_positions};
+use common::storage::Store;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tch::{Kind, Reduction, Tensor};
 use tokio::task::JoinHandle;
 
@@ -59,8 +60,10 @@ fn recipe(context: &JobContext) -> Result<Value> {
     let config = &context.config;
     let images = Images::open(&context.runtime, &config.data, "train")?;
     let mut architecture = serde_json::to_value(&config.autoencoder)?;
-    // Where the weights lie does not change them.
-    architecture.as_object_mut().and_then(|fields| fields.remove("weights"));
+    // Where the weights lie, and which they shall be, does not change them.
+    for key in ["weights", "sha256"] {
+        architecture.as_object_mut().and_then(|fields| fields.remove(key));
+    }
     Ok(json!({"seed": config.run.seed, "images": images.dataset().manifest().fingerprint(), "autoencoder": architecture}))
 }
 
@@ -69,18 +72,25 @@ fn digest(recipe: &Value) -> String {
     blake3::hash(recipe.to_string().as_bytes()).to_hex().to_string()
 }
 
+/// The folder for the weights.
+fn folder(context: &JobContext) -> Result<PathBuf, BadInput> {
+    let url = &context.config.autoencoder.weights;
+    let local = Store::open(url).map_err(BadInput::new)?.local_path().filter(|_| !url.ends_with(".safetensors"));
+    local.ok_or_else(|| BadInput::message(format!("autoencoder.weights = {url:?} is no local folder, and this job writes to one")))
+}
+
 /// Beside the weights: the recipe they came from, and how good they are.
-fn record_file(context: &JobContext) -> PathBuf {
-    PathBuf::from(&context.config.autoencoder.weights).join("training.json")
+fn record_file(folder: &Path) -> PathBuf {
+    folder.join("training.json")
 }
 
 /// The summary of the complete autoencoder in the folder, if it was trained by this recipe; any other is not overwritten.
 fn finished(context: &JobContext, recipe: &Value) -> Result<Option<Value>> {
-    let folder = PathBuf::from(&context.config.autoencoder.weights);
+    let folder = folder(context)?;
     if !folder.join(weights::CONFIG_FILE).exists() {
         return Ok(None);
     }
-    let record = std::fs::read(record_file(context)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let record = std::fs::read(record_file(&folder)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     match record {
         Some(record) if record["digest"] == digest(recipe) => Ok(Some(record["summary"].clone())),
         _ => Err(BadInput::message(format!(
@@ -94,12 +104,11 @@ fn finished(context: &JobContext, recipe: &Value) -> Result<Option<Value>> {
 
 /// The record first, then the weights, and `config.json` last: where it is, the folder is complete.
 fn save(context: &JobContext, autoencoder: &Autoencoder, record: &Value) -> Result<()> {
-    let file = record_file(context);
-    let create = || {
-        std::fs::create_dir_all(&context.config.autoencoder.weights).and_then(|()| std::fs::write(&file, format!("{record:#}\n")))
-    };
+    let folder = folder(context)?;
+    let file = record_file(&folder);
+    let create = || std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, format!("{record:#}\n")));
     create().with_context(|| file.display().to_string())?;
-    autoencoder.save(&context.config.autoencoder, context.config.data.resolution)?;
+    autoencoder.save(&folder, &context.config.autoencoder, context.config.data.resolution)?;
     Ok(())
 }
 

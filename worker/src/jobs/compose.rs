@@ -21,7 +21,8 @@ const SHOWN_MEMBERS: usize = 8;
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let config = context.config.clone();
     let source = LabelledImages::open(&context.runtime, &config.data, "train")?;
-    let decoder = Decoder::new(&config, Autoencoder::load(&config.autoencoder, context.device)?, context.device);
+    let autoencoder = Autoencoder::load(&config.autoencoder, context.device, &context.runtime)?;
+    let decoder = Decoder::new(&config, autoencoder, context.device);
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Unset, context.device);
     let store = open_store(&config, &context.run)?;
     let step = load_weights(&store, &model, config.evaluate.ema, context.collective.as_mut(), &context.runtime)?;

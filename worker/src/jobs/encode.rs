@@ -7,13 +7,12 @@
 
 use super::JobContext;
 use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
-use crate::model::{Autoencoder, weights};
+use crate::model::Autoencoder;
 use anyhow::Result;
 use common::shards::{Column, DType, Manifest, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
-use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// The splits of a data set, in the order in which they are encoded.
@@ -22,12 +21,11 @@ const SPLITS: [&str; 2] = ["train", "validation"];
 const BATCH: u64 = 32;
 
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
-    let autoencoder = Autoencoder::load(&context.config.autoencoder, context.device)?;
-    let digest = weights::digest(Path::new(&context.config.autoencoder.weights))?;
+    let autoencoder = Autoencoder::load(&context.config.autoencoder, context.device, &context.runtime)?;
     let _guard = tch::no_grad_guard();
     let mut summary = Map::new();
     for split in SPLITS {
-        let job = Split::open(context, split, &autoencoder, &digest)?;
+        let job = Split::open(context, split, &autoencoder)?;
         if !job.write(context, &autoencoder)? {
             return Ok(json!({"stopped": true}));
         }
@@ -49,14 +47,14 @@ struct Split {
 }
 
 impl Split {
-    fn open(context: &JobContext, name: &'static str, autoencoder: &Autoencoder, digest: &str) -> Result<Self> {
+    fn open(context: &JobContext, name: &'static str, autoencoder: &Autoencoder) -> Result<Self> {
         let data = &context.config.data;
         let images = Images::open(&context.runtime, data, name)?;
         let source = images.dataset().manifest();
         // Evaluation never mirrors.
         let flip = data.flip && name == "train";
         let schema = schema(context, source, flip);
-        let metadata = metadata(source, digest, autoencoder.scaling_factor);
+        let metadata = metadata(source, autoencoder);
         let store = Store::open(&data.latents)?.child(name);
         let writer = ShardWriter::open(store, schema, metadata, source.rows(), data.rows_per_shard as u64);
         let writer = context.runtime.block_on(writer)?;
@@ -132,11 +130,11 @@ fn schema(context: &JobContext, source: &Manifest, flip: bool) -> Schema {
 }
 
 /// What determines the encoded data set: the images and the autoencoder.
-fn metadata(source: &Manifest, digest: &str, scaling_factor: f64) -> Value {
+fn metadata(source: &Manifest, autoencoder: &Autoencoder) -> Value {
     let mut metadata = source.metadata.as_object().cloned().unwrap_or_default();
     metadata.insert("images".into(), source.fingerprint().into());
-    metadata.insert("autoencoder".into(), digest.into());
-    metadata.insert("scaling_factor".into(), scaling_factor.into());
+    metadata.insert("autoencoder".into(), autoencoder.digest.clone().into());
+    metadata.insert("scaling_factor".into(), autoencoder.scaling_factor.into());
     Value::Object(metadata)
 }
 

@@ -20,7 +20,8 @@ const FITTED_MASKS: u64 = 300;
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let config = context.config.clone();
     let held_out = LabelledImages::open(&context.runtime, &config.data, "validation")?;
-    let decoder = Decoder::new(&config, Autoencoder::load(&config.autoencoder, context.device)?, context.device);
+    let autoencoder = Autoencoder::load(&config.autoencoder, context.device, &context.runtime)?;
+    let decoder = Decoder::new(&config, autoencoder, context.device);
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
     let store = open_store(&config, &context.run)?;
     let samples =

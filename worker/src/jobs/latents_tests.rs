@@ -91,7 +91,7 @@ fn autoencoder_learns_and_any_number_of_workers_encodes_alike() {
     assert_eq!(both[0]["train"], both[1]["train"]);
     assert_eq!(both[0]["validation"], both[1]["validation"]);
 
-    let autoencoder = Autoencoder::load(&config.autoencoder, Device::Cpu).unwrap();
+    let autoencoder = Autoencoder::load(&config.autoencoder, Device::Cpu, runtime.handle()).unwrap();
     assert!((autoencoder.scaling_factor - summary["scaling_factor"].as_f64().unwrap()).abs() < 1e-9);
     let dataset = Dataset::open(Store::open(&config.data.latents).unwrap().child("train"), 1 << 20);
     let dataset = runtime.block_on(dataset).unwrap();

@@ -130,7 +130,7 @@ fn any_number_of_workers_finds_the_same_figures_and_pictures() {
     let config = config(folder.path());
     run(scenes::run, &config, folder.path(), 2, &runtime).unwrap();
     let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
-    autoencoder.save(&config.autoencoder, 32).unwrap();
+    autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
     let missing = run(evaluate::run, &config, folder.path(), 1, &runtime).unwrap_err().to_string();
     assert!(missing.contains("checkpoint"), "{missing}");
     save_initial_weights(&config, folder.path(), &runtime);

@@ -4,6 +4,7 @@ use super::{BadInput, JobContext};
 use crate::checkpointing::{Identity, Saver, open_store, restore};
 use crate::data::{Loader, Slice, open_split};
 use crate::metrics::MetricsWriter;
+use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use crate::training::run::{Leader, Training};
 use crate::training::step::{StepRecipe, TrainingState};
@@ -11,6 +12,7 @@ use anyhow::Context;
 use common::config::Config;
 use common::shards::Manifest;
 use serde_json::json;
+use tokio::runtime::Handle;
 
 pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
     let config = context.config.clone();
@@ -20,8 +22,11 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let scaling_factor = scaling_factor(&config, dataset.manifest())?;
 
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
-    let mut state = TrainingState::new(model, &config)?;
     let store = open_store(&config, &context.run)?;
+    if place.is_leader() && runtime.block_on(store.list())?.is_empty() {
+        start_from(&config, &model, &runtime)?;
+    }
+    let mut state = TrainingState::new(model, &config)?;
     let identity = Identity::new(&config, dataset.manifest().fingerprint(), scaling_factor, place.generation, place.world);
     let restored = restore(&store, &identity, &state, context.collective.as_mut(), &runtime)?;
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
@@ -44,6 +49,14 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
         "images_per_second": ended.images_per_second,
         "parameters": state.parameters.count(),
     }))
+}
+
+/// Loads the weights that a new run starts from, if it names any. The other workers will get them from this one.
+fn start_from(config: &Config, model: &LatentSlotDiffusion, runtime: &Handle) -> anyhow::Result<()> {
+    let Some(url) = &config.model.initial_weights else { return Ok(()) };
+    load_official(url, config, &model.modules, runtime)?;
+    tracing::info!("initial weights from {url}");
+    Ok(())
 }
 
 /// The factor that brings the latents to unit variance: the configured one, else the one measured with the autoencoder, which the

@@ -5,6 +5,7 @@ use std::path::Path;
 use common::config::AutoencoderConfig;
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
+use tokio::runtime::Handle;
 
 use super::blocks::attention::MapAttention;
 use super::blocks::resnet::{Downsample, Norm, Padding, ResnetBlock, Time, Upsample};
@@ -24,6 +25,8 @@ pub struct Autoencoder {
     pub module: Module,
     /// Latents are multiplied by this before diffusion, so that their standard deviation is about 1.
     pub scaling_factor: f64,
+    /// BLAKE3 of the file that the weights come from, in hexadecimal; empty while they are trained.
+    pub digest: String,
 }
 
 impl Autoencoder {
@@ -39,33 +42,39 @@ impl Autoencoder {
             decoder: Decoder::new(&(&root / "decoder"), config),
             module: variables.into_module(),
             scaling_factor: config.scaling_factor.unwrap_or(1.0),
+            digest: String::new(),
         }
     }
 
-    /// Reads the folder `config.weights`. A configured scaling factor wins over the folder's.
+    /// Reads `config.weights`, a folder or a file. A configured scaling factor wins over the folder's.
     ///
     /// # Errors
-    /// When a file cannot be read, the weights differ from the configured architecture, or no scaling factor is known.
-    pub fn load(config: &AutoencoderConfig, device: Device) -> Result<Self, WeightsError> {
-        let folder = Path::new(&config.weights);
-        let stored = weights::read_config(folder)?;
+    /// When a file cannot be read or is not the one with the configured digest, the weights differ from the configured architecture, or
+    /// no scaling factor is known.
+    pub fn load(config: &AutoencoderConfig, device: Device, runtime: &Handle) -> Result<Self, WeightsError> {
+        let advice = "run the autoencoder job, or set autoencoder.weights to a folder or file that holds them";
+        let found = weights::find(&config.weights, advice, runtime)?;
+        if let Some(expected) = &config.sha256 {
+            found.check_sha256("autoencoder.sha256", expected)?;
+        }
         let mut autoencoder = Self::new(config, Initial::Unset, device);
-        weights::load_folder(folder, &autoencoder.module.variables)?;
+        weights::from_safetensors(Path::new(&found.file), &found.bytes, &autoencoder.module.variables)?;
         autoencoder.module.variables.iter().for_each(freeze);
-        autoencoder.scaling_factor =
-            config.scaling_factor.or_else(|| stored["scaling_factor"].as_f64()).ok_or_else(|| WeightsError::Format {
-                file: folder.join(weights::CONFIG_FILE),
-                reason: "scaling_factor is missing; set autoencoder.scaling_factor".into(),
-            })?;
+        autoencoder.digest = blake3::hash(&found.bytes).to_hex().to_string();
+        let stored = || found.description["scaling_factor"].as_f64();
+        autoencoder.scaling_factor = config.scaling_factor.or_else(stored).ok_or_else(|| WeightsError::Format {
+            file: found.file.clone(),
+            reason: "no scaling_factor is stored with the weights; set autoencoder.scaling_factor".into(),
+        })?;
         Ok(autoencoder)
     }
 
-    /// Writes the diffusers layout: the weights, then `config.json`, each replaced atomically.
+    /// Writes the diffusers layout into `folder`: the weights, then `config.json`, each replaced atomically.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save(&self, config: &AutoencoderConfig, resolution: usize) -> Result<(), WeightsError> {
-        weights::save_folder(Path::new(&config.weights), &self.description(config, resolution), &self.module.variables)
+    pub fn save(&self, folder: &Path, config: &AutoencoderConfig, resolution: usize) -> Result<(), WeightsError> {
+        weights::save_folder(folder, &self.description(config, resolution), &self.module.variables)
     }
 
     /// Images f32 [B, 3, H, W] in [-1, 1] -> posterior moments [B, 2 C, h, w]: mean, then log-variance in [-30, 20].

@@ -36,8 +36,9 @@ impl Backbone {
         Self { downscale_cnn, body: UnetBody::new(scope, &shape) }
     }
 
-    /// Images f32 [B, 3, H, W] in [-1, 1] -> features [B, C, H / stride, W / stride].
+    /// Images f32 [B, 3, H, W] in [-1, 1] -> features [B, C, H / stride, W / stride], in the kind of the weights.
     pub fn forward(&self, images: &Tensor) -> Tensor {
+        let images = images.to_kind(self.downscale_cnn.weight.kind());
         let time = self.body.time_embedding.at_zero();
         self.body.forward(&self.downscale_cnn.forward(&images.contiguous()), Time::Shared(&time), None)
     }

@@ -1,8 +1,13 @@
 //! The four elementary layers, with PyTorch's default initialisation and parameter names (`weight`, `bias`).
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::variables::{Distribution, Scope};
+
+/// The kind in which long sums and softmaxes are taken: f32, unless the values are f64.
+pub(crate) fn wide(x: &Tensor) -> Kind {
+    if x.kind() == Kind::Double { Kind::Double } else { Kind::Float }
+}
 
 /// y = x W^T + b over the last dimension.
 #[derive(Debug)]

@@ -1,15 +1,13 @@
 //! Slot Attention: tokens compete for slots over a few rounds (paper, section 3.1; the reference's `MultiHeadSTEVESA`).
 
 use common::config::{SlotAttentionConfig, SlotAttentionStart, SlotInitialisation};
-use tch::{Kind, Tensor};
+use common::official::EPSILON;
+use tch::Tensor;
 
 use super::blocks::layout::to_tokens;
 use super::blocks::position::PositionEmbedding;
-use super::layers::{LayerNorm, Linear, fused_linear};
+use super::layers::{LayerNorm, Linear, fused_linear, wide};
 use super::variables::{Distribution, Scope};
-
-/// Added to the attention before it is normalised over the tokens.
-const EPSILON: f64 = 1e-6;
 
 /// Slot Attention with a token MLP before and a projection of the slots after it.
 #[derive(Debug)]
@@ -32,6 +30,7 @@ pub struct SlotAttention {
     slot_size: i64,
     heads: i64,
     iterations: usize,
+    bi_level: bool,
 }
 
 /// What Slot Attention found in a batch of B images with K slots and h x w tokens.
@@ -86,6 +85,7 @@ impl SlotAttention {
             slot_size: size,
             heads: config.heads,
             iterations: config.iterations,
+            bi_level: config.bi_level,
         };
         if config.start == SlotAttentionStart::KMeans && scope.is_random() {
             slot_attention.start_as_k_means();
@@ -131,7 +131,10 @@ impl SlotAttention {
         let inputs = Inputs::new(&kv[0], &kv[1], self.heads);
         let mut slots = initial_slots.shallow_clone();
         let mut attention = Tensor::new();
-        for _ in 0..self.iterations {
+        for round in 1..=self.iterations {
+            if self.bi_level && round == self.iterations {
+                slots = straight_through(&slots, initial_slots);
+            }
             (slots, attention) = self.iterate(&inputs, &slots);
         }
         SlotOutput {
@@ -150,10 +153,15 @@ impl SlotAttention {
     }
 }
 
+/// The values of `slots`, with the gradient of `initial` in place of the way that led to them: the implicit differentiation of BO-QSA.
+fn straight_through(slots: &Tensor, initial: &Tensor) -> Tensor {
+    slots.detach() + initial - initial.detach()
+}
+
 /// Keys and values of the tokens, which all rounds share.
 #[derive(Debug)]
 struct Inputs {
-    /// Scaled keys [B, heads, d, N].
+    /// Keys [B, heads, d, N], scaled by 1 / sqrt(D) whatever the number of heads, as in the reference.
     keys: Tensor,
     /// Values [B, heads, N, d].
     values: Tensor,
@@ -165,9 +173,9 @@ impl Inputs {
     /// Keys and values [B, N, D].
     fn new(keys: &Tensor, values: &Tensor, heads: i64) -> Self {
         let split = |x: &Tensor| x.unflatten(-1, [heads, -1]).transpose(1, 2);
+        let scale = (keys.size()[2] as f64).powf(-0.5);
         let (keys, values) = (split(keys), split(values));
-        let scale = (keys.size()[3] as f64).powf(-0.5);
-        let residue = values.sum_dim_intlist([2].as_slice(), true, Kind::Float) * EPSILON;
+        let residue = values.sum_dim_intlist([2].as_slice(), true, wide(&values)) * EPSILON;
         Self { keys: (keys * scale).transpose(2, 3), values, residue }
     }
 
@@ -178,11 +186,11 @@ impl Inputs {
     fn compete(&self, queries: &Tensor, heads: i64) -> (Tensor, Tensor) {
         let queries = queries.unflatten(-1, [heads, -1]).transpose(1, 2);
         let logits = queries.matmul(&self.keys);
-        let attention = logits.flatten(1, 2).softmax(1, Kind::Float).view_as(&logits);
+        let attention = logits.flatten(1, 2).softmax(1, wide(&logits)).view_as(&logits);
         let tokens = self.keys.size()[3] as f64;
-        let mass = attention.sum_dim_intlist([3].as_slice(), true, Kind::Float) + EPSILON * tokens;
+        let mass = attention.sum_dim_intlist([3].as_slice(), true, wide(&attention)) + EPSILON * tokens;
         let updates = (attention.matmul(&self.values) + &self.residue) / mass;
-        (updates.transpose(1, 2).flatten(2, 3), attention.sum_dim_intlist([1].as_slice(), false, Kind::Float))
+        (updates.transpose(1, 2).flatten(2, 3), attention.sum_dim_intlist([1].as_slice(), false, wide(&attention)))
     }
 }
 

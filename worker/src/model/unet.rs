@@ -32,9 +32,10 @@ impl Unet {
         ))
     }
 
-    /// Noisy latents z_t [B, C, h, w], timesteps i64 [B], conditioning [B, K, D] -> prediction [B, C, h, w].
+    /// Noisy latents z_t f32 [B, C, h, w], timesteps i64 [B], conditioning [B, K, D] -> prediction [B, C, h, w], in the kind of the
+    /// weights.
     pub fn forward(&self, z: &Tensor, timesteps: &Tensor, conditioning: &Tensor) -> Tensor {
         let time = self.0.time_embedding.forward(timesteps);
-        self.0.forward(&z.contiguous(), Time::PerImage(&time), Some(conditioning))
+        self.0.forward(&z.to_kind(time.kind()).contiguous(), Time::PerImage(&time), Some(conditioning))
     }
 }

@@ -174,7 +174,7 @@ impl StepRecipe {
         let slots = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&slot_noise));
         let conditioning = self.conditioning(slots.conditioning, step, rows);
         let prediction = model.unet.forward(&z_t, &timesteps, &conditioning);
-        let target = self.schedule.target(&z, &noise, &timesteps);
+        let target = self.schedule.target(&z, &noise, &timesteps).to_kind(prediction.kind());
         (self.schedule.loss(&prediction, &target, &timesteps), slots.attention)
     }
 

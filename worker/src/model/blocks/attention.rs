@@ -1,11 +1,11 @@
 //! Multi-head attention: the transformer's, and the self-attention of a whole map in the middle of a CNN.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::layout::{to_map, to_tokens};
 use super::resnet::Norm;
 use crate::model::{
-    layers::{GroupNorm, Linear, fused_linear},
+    layers::{GroupNorm, Linear, fused_linear, wide},
     variables::Scope,
 };
 
@@ -71,7 +71,7 @@ impl Attention {
         let values = values.matmul(&self.to_out.weight.unflatten(1, [heads, head_size]).permute([1, 2, 0])).flatten(1, 2);
         // [B, heads * M, N], with the softmax over M along rows of contiguous tokens.
         let logits = keys.matmul(&x.transpose(1, 2));
-        let weights = logits.unflatten(1, [heads, length]).softmax(2, Kind::Float).flatten(1, 2);
+        let weights = logits.unflatten(1, [heads, length]).softmax(2, wide(&logits)).flatten(1, 2);
         let output = weights.transpose(1, 2).matmul(&values);
         self.to_out.bias.as_ref().map_or_else(|| output.shallow_clone(), |bias| &output + bias)
     }

@@ -128,7 +128,13 @@ impl Upsample {
 
     /// [B, C, h, w] -> [B, C, 2h, 2w]
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let kernel = self.conv.weight.flatten(2, 3).matmul(&self.widen).unflatten(2, [4, 4]).transpose(0, 1);
+        let kernel = self
+            .conv
+            .weight
+            .flatten(2, 3)
+            .matmul(&self.widen.to_kind(self.conv.weight.kind()))
+            .unflatten(2, [4, 4])
+            .transpose(0, 1);
         x.conv_transpose2d(&kernel, Some(&self.conv.bias), [2, 2], [1, 1], [0, 0], 1, [1, 1])
     }
 }

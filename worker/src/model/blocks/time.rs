@@ -7,7 +7,7 @@ use crate::model::{layers::Linear, variables::Scope};
 /// Sinusoids of the timestep (cosines first), then a two-layer MLP.
 #[derive(Debug)]
 pub(crate) struct TimeEmbedding {
-    /// [channels / 2]
+    /// [channels / 2], f64.
     frequencies: Tensor,
     linear_1: Linear,
     linear_2: Linear,
@@ -20,12 +20,13 @@ impl TimeEmbedding {
         let exponent = Tensor::arange(half, (Kind::Double, scope.device())) * (-(10_000_f64.ln()) / half as f64);
         let linear_1 = Linear::new(&(scope / "linear_1"), channels, 4 * channels);
         let linear_2 = Linear::new(&(scope / "linear_2"), 4 * channels, 4 * channels);
-        Self { frequencies: exponent.exp().to_kind(Kind::Float), linear_1, linear_2 }
+        Self { frequencies: exponent.exp(), linear_1, linear_2 }
     }
 
     /// Timesteps i64 [B] -> the *activated* embedding SiLU(e) [B, 4 * channels]: every consumer starts with that SiLU.
     pub(crate) fn forward(&self, timesteps: &Tensor) -> Tensor {
-        let angles = timesteps.to_kind(Kind::Float).unsqueeze(1) * &self.frequencies;
+        let kind = self.linear_1.weight.kind();
+        let angles = timesteps.to_kind(kind).unsqueeze(1) * self.frequencies.to_kind(kind);
         let sinusoids = Tensor::cat(&[angles.cos(), angles.sin()], 1);
         self.linear_2.forward(&self.linear_1.forward(&sinusoids).silu()).silu()
     }
