@@ -11,4 +11,6 @@ pub mod step;
 pub mod window;
 
 #[cfg(test)]
+mod step_tests;
+#[cfg(test)]
 mod tests;
