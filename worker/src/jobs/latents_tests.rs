@@ -120,7 +120,7 @@ fn mirrored_moments_are_those_of_the_mirrored_image_and_make_another_data_set() 
     let stored = runtime.block_on(runtime.block_on(dataset).unwrap().read_rows("moments_flipped", &[21])).unwrap();
     let stored = Tensor::from_data_size(&stored, &[1, 8, 8, 8], Kind::Half).to_kind(Kind::Float);
     let mirrored = Tensor::from_data_size(&scene(21).0, &[1, 16, 16, 3], Kind::Uint8).flip([2]);
-    let autoencoder = Autoencoder::load(&config.autoencoder, Device::Cpu).unwrap();
+    let autoencoder = Autoencoder::load(&config.autoencoder, Device::Cpu, runtime.handle()).unwrap();
     let expected = tch::no_grad(|| autoencoder.encode_moments(&crate::data::to_unit_range(&mirrored)));
     assert!(stored.allclose(&expected, 1e-3, 1e-3, false), "row 21 holds the moments of the mirrored image 21");
 }

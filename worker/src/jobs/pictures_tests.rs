@@ -106,7 +106,7 @@ fn evaluation_uses_the_moving_average_exactly_if_asked_to() {
     let mut config = config(folder.path());
     run(scenes::run, &config, folder.path(), 1, &runtime).unwrap();
     let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
-    autoencoder.save(&config.autoencoder, 32).unwrap();
+    autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), Device::Cpu);
     let state = TrainingState::new(model, &config).unwrap();
     let _ = tch::no_grad(|| state.parameters.values().shallow_clone().g_mul_scalar_(-1.0));
