@@ -30,6 +30,8 @@ fn config(folder: &Path) -> Config {
         "model.backbone.block_channels=[8]".into(),
         "model.backbone.out_channels=8".into(),
         "model.backbone.norm_groups=4".into(),
+        "model.slot_attention.slot_size=8".into(),
+        "model.slot_attention.out_size=8".into(),
         "model.unet.block_channels=[8, 16]".into(),
         "model.unet.norm_groups=4".into(),
         "evaluate.batch=2".into(),
