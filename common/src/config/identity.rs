@@ -16,6 +16,8 @@ pub fn config_hash(config: &Config) -> String {
         Decay::Cosine => Some(train.steps),
     };
     let autoencoder = &config.autoencoder;
+    let mut model = config.model.clone();
+    model.unet.gradient_checkpointing = false;
     let trajectory = json!({
         "seed": config.run.seed,
         "data": { "resolution": config.data.resolution, "shuffle_window": config.data.shuffle_window },
@@ -24,7 +26,7 @@ pub fn config_hash(config: &Config) -> String {
             "levels": autoencoder.block_channels.len(),
             "scaling_factor": autoencoder.scaling_factor,
         },
-        "model": config.model,
+        "model": model,
         "diffusion": config.diffusion,
         "train": {
             "horizon": horizon,
@@ -65,6 +67,7 @@ mod tests {
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
             "train.log_every=1",
+            "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");
         }

@@ -131,7 +131,7 @@ impl StepRecipe {
         let (loss, attention) = self.loss(&state.model, batch, rows);
         // Each worker's part of the mean over the global batch, so that a plain sum over the workers is the mean.
         let share = loss / collective.world() as f64;
-        share.backward();
+        state.model.backward(&share);
         no_grad(|| {
             let passengers = state.parameters.passengers();
             passengers.get(0).copy_(&share.detach());
