@@ -57,6 +57,7 @@ const OPTIONS: [&[&str]; 3] = [
         "model.slot_attention.bi_level=true",
         "model.slot_attention.position_embedding=\"learned\"",
         "model.unet.position_embedding=\"sincos\"",
+        "model.unet.gradient_checkpointing=true",
         "diffusion.prediction=\"v\"",
     ],
     &[

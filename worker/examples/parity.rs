@@ -98,7 +98,7 @@ impl Networks {
         let features = model.backbone.forward(&input("images")?);
         let slots = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&input("slot_noise")?));
         let prediction = model.unet.forward(&input("noisy")?, &input("timesteps")?, &slots.conditioning);
-        prediction.mse_loss(&input("target")?, Reduction::Mean).backward();
+        model.backward(&prediction.mse_loss(&input("target")?, Reduction::Mean));
         let moments = autoencoder.encode_moments(&input("images")?);
         let decoded = autoencoder.decode(&input("latents")?);
         (moments.square().mean(kind) + decoded.square().mean(kind)).backward();

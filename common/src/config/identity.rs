@@ -16,6 +16,9 @@ pub fn config_hash(config: &Config) -> String {
         Decay::Cosine => Some(train.steps),
     };
     let autoencoder = &config.autoencoder;
+    // Where gradients come from does not change them.
+    let mut model = config.model.clone();
+    model.unet.gradient_checkpointing = false;
     let mut trajectory = json!({
         "seed": config.run.seed,
         "data": {
@@ -28,7 +31,7 @@ pub fn config_hash(config: &Config) -> String {
             "levels": autoencoder.block_channels.len(),
             "scaling_factor": autoencoder.scaling_factor,
         },
-        "model": config.model,
+        "model": model,
         "diffusion": config.diffusion,
         "train": {
             "horizon": horizon,
@@ -53,6 +56,7 @@ fn leave_out_defaults(trajectory: &mut Value) {
         ("/model/slot_attention/start", json!("random")),
         ("/model/slot_attention/bi_level", json!(false)),
         ("/model/slot_attention/position_embedding", json!("cartesian")),
+        ("/model/unet/gradient_checkpointing", json!(false)),
         ("/diffusion/snr_gamma", json!(0.0)),
         ("/diffusion/offset_noise", json!(0.0)),
         ("/train/slot_dropout", json!(0.0)),
@@ -105,6 +109,7 @@ mod tests {
             "train.log_every=1",
             "train.micro_batch=2",
             "evaluate.sampler=dpm-solver++",
+            "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");
         }

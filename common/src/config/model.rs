@@ -110,6 +110,10 @@ pub struct UnetConfig {
     /// Position embedding added at the input of every attention.
     #[serde(default)]
     pub position_embedding: PositionEmbedding,
+    /// Keep the maps between levels alone for the backward pass and compute the levels a second time there: less memory, one more
+    /// forward pass, the same gradients.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
 }
 
 /// Position embedding of the tokens and of every attention input of the UNet.

@@ -21,7 +21,7 @@ pub use unet::Unet;
 pub use variables::{Initial, Variable};
 
 use common::config::{Config, ModelConfig};
-use tch::Device;
+use tch::{Device, Tensor};
 use variables::Variables;
 
 /// What the networks must fit: the image and its latent.
@@ -83,6 +83,12 @@ impl LatentSlotDiffusion {
         let unet = Unet::new(&variables.root(), &config.unet, sizes.latent_channels, sizes.latent_side, context);
         let modules = [backbone_module, slot_attention_module, variables.into_module()];
         Self { backbone, slot_attention, unet, modules }
+    }
+
+    /// Adds the gradients of a loss to those of the parameters; with `model.unet.gradient_checkpointing` this computes the UNet again.
+    pub fn backward(&self, loss: &Tensor) {
+        loss.backward();
+        self.unet.backward();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The networks against the official sizes, and what training and loading rely on.
 
 use common::config::{AutoencoderConfig, Config, PositionEmbedding, SlotAttentionConfig, SlotAttentionStart, load};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 use super::weights::{Differences, WeightsError, from_safetensors, to_safetensors};
 use super::*;
@@ -40,31 +40,75 @@ fn movi_e_has_as_many_tensors_and_parameters_as_the_official_networks() {
     assert_eq!(counts, [(194, 42_571_840), (32, 521_472), (782, 305_588_932), (248, 83_653_863)]);
 }
 
-#[test]
-fn every_parameter_learns_from_the_denoising_loss() {
-    let (model, sizes) = small_model(1);
+/// Two images, initial slots' noise and latents.
+fn inputs(model: &LatentSlotDiffusion, sizes: Sizes) -> [Tensor; 3] {
     let options = (Kind::Float, Device::Cpu);
     let [slots, slot_size] = model.slot_attention.slots_shape();
     let latents = Tensor::randn([2, sizes.latent_channels, sizes.latent_side, sizes.latent_side], options);
+    [images(2, sizes.resolution), Tensor::randn([2, slots, slot_size], options), latents]
+}
 
-    let features = model.backbone.forward(&images(2, sizes.resolution));
-    let found = model
-        .slot_attention
-        .forward(&features, &model.slot_attention.initial_slots(&Tensor::randn([2, slots, slot_size], options)));
+/// The loss of a prediction from these inputs.
+fn loss(model: &LatentSlotDiffusion, [images, noise, latents]: &[Tensor; 3]) -> Tensor {
+    let features = model.backbone.forward(images);
+    let [slots, _] = model.slot_attention.slots_shape();
+    let found = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(noise));
     assert_eq!(found.attention.size()[..2], [2, slots]);
     let shares = found.attention.sum_dim_intlist([1].as_slice(), false, Kind::Float);
     assert!(shares.allclose(&shares.ones_like(), 0.0, 1e-5, false), "the shares of the slots in a token sum to 1");
-
-    let prediction = model.unet.forward(&latents, &Tensor::from_slice(&[3_i64, 700]), &found.conditioning);
+    let prediction = model.unet.forward(latents, &Tensor::from_slice(&[3_i64, 700]), &found.conditioning);
     assert_eq!(prediction.size(), latents.size());
-    prediction.mse_loss(&latents, tch::Reduction::Mean).backward();
-    for module in &model.modules {
-        for variable in module.variables.iter().filter(|variable| variable.trainable) {
-            let gradient = variable.tensor.grad();
-            assert!(gradient.defined(), "{}.{} has no gradient", module.name, variable.name);
-            assert!(gradient.isfinite().all().int64_value(&[]) == 1, "{}.{}", module.name, variable.name);
+    prediction.mse_loss(&latents.to_kind(prediction.kind()), tch::Reduction::Mean)
+}
+
+/// Goes on in f64, where gradients that are zero are zero.
+fn in_f64(model: LatentSlotDiffusion) -> LatentSlotDiffusion {
+    for variable in model.modules.iter().flat_map(|module| &module.variables) {
+        tch::no_grad(|| variable.tensor.shallow_clone().set_data(&variable.tensor.to_kind(Kind::Double)));
+    }
+    model
+}
+
+/// Name and gradient of every parameter.
+fn gradients(model: &LatentSlotDiffusion) -> Vec<(String, Tensor)> {
+    let of_module = |module: &Module| {
+        let trainable = module.variables.iter().filter(|variable| variable.trainable);
+        trainable.map(|variable| (format!("{}.{}", module.name, variable.name), variable.tensor.grad())).collect::<Vec<_>>()
+    };
+    model.modules.iter().flat_map(of_module).collect()
+}
+
+#[test]
+fn every_parameter_learns_from_the_denoising_loss() {
+    let (model, sizes) = small_model(1);
+    model.backward(&loss(&model, &inputs(&model, sizes)));
+    for (name, gradient) in gradients(&model) {
+        assert!(gradient.defined(), "{name} has no gradient");
+        assert!(gradient.isfinite().all().int64_value(&[]) == 1, "{name}");
+    }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_gradient() {
+    let (plain, sizes) = small_model(1);
+    let plain = in_f64(plain);
+    let mut config = quickstart().model;
+    config.unet.gradient_checkpointing = true;
+    let saving = in_f64(LatentSlotDiffusion::new(&config, sizes, Initial::Seed(1), Device::Cpu));
+    let inputs = inputs(&plain, sizes);
+    for passes in 1..=2 {
+        for model in [&plain, &saving] {
+            model.backward(&loss(model, &inputs));
+        }
+        for ((name, expected), (_, found)) in gradients(&plain).into_iter().zip(gradients(&saving)) {
+            assert!(found.defined(), "{name} has no gradient");
+            let (difference, largest) = ((&found - &expected).abs().max(), expected.abs().max());
+            let (difference, largest) = (difference.double_value(&[]), largest.double_value(&[]));
+            assert!(difference <= 1e-12 * largest + 1e-18, "{name} after {passes} passes: {difference} of {largest}");
         }
     }
+    let _guard = tch::no_grad_guard();
+    assert!(!loss(&saving, &inputs).requires_grad());
 }
 
 /// A picture of two flat halves: at the start, k-means tells them apart, and the random start does not.

@@ -147,7 +147,7 @@ impl StepRecipe {
             // This part's share of the mean over the global batch, so that a plain sum over parts and workers is the mean, however
             // unequal the parts are.
             let share = loss * (part.len() as f64 / count as f64) / collective.world() as f64;
-            share.backward();
+            state.model.backward(&share);
             let _ = no_grad(|| passengers.get(0).g_add_(&share));
             attention.push(seen.detach());
         }

@@ -64,18 +64,17 @@ impl DownLevel {
         Self { stages, downsampler }
     }
 
-    /// Pushes what the way up will need on `skips`; the last of them is the level's output.
-    pub(crate) fn forward(&self, x: Tensor, time: Time, slots: Option<&Tensor>, skips: &mut Vec<Tensor>) -> Tensor {
-        let mut x = x;
+    /// Returns what the way up will need; the last of them is the level's output.
+    pub(crate) fn forward(&self, x: Tensor, time: Time, slots: Option<&Tensor>) -> Vec<Tensor> {
+        let (mut x, mut skips) = (x, Vec::new());
         for stage in &self.stages {
             x = stage.forward(&x, time, slots);
             skips.push(x.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
-            x = downsampler.forward(&x);
-            skips.push(x.shallow_clone());
+            skips.push(downsampler.forward(&x));
         }
-        x
+        skips
     }
 }
 
@@ -109,6 +108,11 @@ impl UpLevel {
         let stages = (0..layers).map(stage).collect();
         let upsampler = (!last).then(|| Upsample::new(&(scope / "upsamplers.0"), output));
         Self { stages, upsampler }
+    }
+
+    /// How many skip connections it takes.
+    pub(crate) fn skips(&self) -> usize {
+        self.stages.len()
     }
 
     /// Takes its skip connections from the end of `skips`.

@@ -95,17 +95,57 @@ impl UnetBody {
 
     /// x [B, input, side, side]; slots [B, K, D] where there are transformers -> [B, output, side, side].
     pub(crate) fn forward(&self, x: &Tensor, time: Time, slots: Option<&Tensor>) -> Tensor {
-        let mut x = self.conv_in.forward(x);
-        let mut skips = vec![x.shallow_clone()];
-        for level in &self.down {
-            x = level.forward(x, time, slots, &mut skips);
-        }
-        x = self.middle_out.forward(&self.middle.forward(self.middle_in.forward(&x, time), slots), time);
-        for level in &self.up {
-            x = level.forward(x, time, slots, &mut skips);
-        }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+        self.pass(x, |part, inputs| self.part(part, inputs, time, slots))
     }
+
+    /// Goes through the parts with `run`, which computes the outputs of a part from its inputs. Returns the output of the last.
+    pub(crate) fn pass(&self, x: &Tensor, mut run: impl FnMut(Part, Vec<Tensor>) -> Vec<Tensor>) -> Tensor {
+        let mut x = last(&run(Part::First, vec![x.shallow_clone()]));
+        let mut skips = vec![x.shallow_clone()];
+        for level in 0..self.down.len() {
+            let outputs = run(Part::Down(level), vec![x]);
+            x = last(&outputs);
+            skips.extend(outputs);
+        }
+        x = last(&run(Part::Middle, vec![x]));
+        for (level, up) in self.up.iter().enumerate() {
+            let mut inputs = skips.split_off(skips.len() - up.skips());
+            inputs.push(x);
+            x = last(&run(Part::Up(level), inputs));
+        }
+        last(&run(Part::Last, vec![x]))
+    }
+
+    /// One part: inputs -> outputs. On the way up the inputs are the skip connections, then the map from below; on the way down the
+    /// outputs are the skip connections, the last of which goes on.
+    pub(crate) fn part(&self, part: Part, mut inputs: Vec<Tensor>, time: Time, slots: Option<&Tensor>) -> Vec<Tensor> {
+        let x = inputs.pop().unwrap_or_default();
+        let output = match part {
+            Part::First => self.conv_in.forward(&x),
+            Part::Down(level) => return self.down[level].forward(x, time, slots),
+            Part::Middle => self.middle_out.forward(&self.middle.forward(self.middle_in.forward(&x, time), slots), time),
+            Part::Up(level) => self.up[level].forward(x, time, slots, &mut inputs),
+            Part::Last => self.conv_out.forward(&self.conv_norm_out.forward(&x).silu()),
+        };
+        vec![output]
+    }
+}
+
+/// The parts of a UNet, in the order in which they are computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    First,
+    /// A level, counted from the top.
+    Down(usize),
+    Middle,
+    /// A level, counted from the bottom.
+    Up(usize),
+    Last,
+}
+
+/// The output that goes on.
+fn last(outputs: &[Tensor]) -> Tensor {
+    outputs.last().map_or_else(Tensor::new, Tensor::shallow_clone)
 }
 
 impl Middle {
