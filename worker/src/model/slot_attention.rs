@@ -95,7 +95,7 @@ impl SlotAttention {
 
     /// Makes every round a step of soft k-means over the tokens: equal maps for queries and keys, so that a slot attends to tokens that are
     /// like it; values as they are; gates that let most of the update through to the new slot; nothing from the MLP. Learned slots start as
-    /// long as tokens are: short ones turn so fast that they come to stand for places before they have found any object.
+    /// long as tokens are, or else updates of equal size would turn them many times as fast.
     fn start_as_k_means(&self) {
         let _guard = tch::no_grad_guard();
         if let Start::Learned(slots) = &self.start {
