@@ -10,6 +10,9 @@ Compared are
 * with `--kind f64`, how every parameter changes in three steps of the trainer, clipping, warm-up and AdamW included, beside
   `torch.optim.AdamW` and `clip_grad_norm_`.
 
+With `--original` ours reads the autoencoder as a whole release of Stable Diffusion holds it, under names that diffusers' own converter
+has to understand as well.
+
 In f64 the limits are 1e-10, 1e-9 and 1e-6: the sharper comparison, which also says what f32 cannot. In f32, once in a few seeds, the input
 of a ReLU is so close to zero that rounding decides on which side it falls; then the gradients behind it differ, and the outputs do not.
 """
@@ -19,12 +22,14 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 
 import networks
 import torch
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -57,6 +62,35 @@ def compare_shapes(options, config, sizes):
         scalars = sum(math.prod(shape) for name, shape in mine.items() if not name.endswith((".pe", ".pos_embed")))
         print(f"{module:15} {len(mine):4} tensors {scalars:12,} parameters, names and shapes compared")
     return differences
+
+
+ORIGINAL_NAMES = [
+    (r"mid_block\.resnets\.0", "mid.block_1"),
+    (r"mid_block\.resnets\.1", "mid.block_2"),
+    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+    (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
+    (r"conv_norm_out", "norm_out"),
+    (r"conv_shortcut", "nin_shortcut"),
+    (r"down_blocks\.(\d+)", r"down.\1"),
+    (r"\.resnets\.", ".block."),
+    (r"(up|down)samplers\.0", r"\1sample"),
+]
+
+
+def original(autoencoder):
+    """The tensors of a Stable Diffusion whose autoencoder this is; diffusers must find that autoencoder in them."""
+    levels, stored = len(autoencoder.config.block_out_channels), {"cond_stage_model.logit_scale": torch.ones(1)}
+    for name, tensor in autoencoder.state_dict().items():
+        projection = name.endswith("weight") and re.search(r"attentions\.0\.to_", name)
+        name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
+        for pattern, replacement in ORIGINAL_NAMES:
+            name = re.sub(pattern, replacement, name)
+        stored[f"first_stage_model.{name}"] = tensor[..., None, None].contiguous() if projection else tensor.contiguous()
+    understood, state = convert_ldm_vae_checkpoint(dict(stored), autoencoder.config), autoencoder.state_dict()
+    if set(understood) != set(state) or not all(torch.equal(understood[name], tensor) for name, tensor in state.items()):
+        sys.exit("diffusers reads another autoencoder from the original names")
+    return stored
 
 
 def make_inputs(config, sizes, batch):
@@ -187,6 +221,8 @@ def compare_values(options, config, sizes, model, folder):
     modules = dict(model.named_children()) | {"autoencoder": autoencoder}
     for name, part in modules.items():
         save_file({key: value.contiguous() for key, value in part.state_dict().items()}, folder / f"{name}.safetensors")
+    if options.original:
+        save_file(original(autoencoder), folder / "autoencoder.safetensors")
     inputs = make_inputs(config, sizes, options.batch)
     save_file(inputs, folder / "inputs.safetensors")
     subprocess.run([BINARY, "run", options.config, folder, options.kind, *options.set], check=True)
@@ -216,6 +252,7 @@ def arguments(description):
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of it, the value as in TOML")
     parser.add_argument("--kind", choices=KINDS, default="f32", help="in which both sides compute")
     parser.add_argument("--seed", type=int, default=1, help="of weights and inputs")
+    parser.add_argument("--original", action="store_true", help="the autoencoder's file under its original names")
     parser.add_argument("--batch", type=int, choices=(1, 2), default=2, help="images")
     return parser
 

@@ -75,7 +75,8 @@ fn training_steps_in_f64_are_those_of_pytorch_with_every_option() {
     let config = format!("{HERE}/system/tiny.toml");
     for options in OPTIONS {
         let set = options.iter().flat_map(|option| ["--set", option]);
-        let arguments: Vec<&str> = ["--config", &config, "--kind", "f64"].into_iter().chain(set).collect();
+        // Also with the autoencoder under its original names.
+        let arguments: Vec<&str> = ["--config", &config, "--kind", "f64", "--original"].into_iter().chain(set).collect();
         let (equal, said) = compare(&python, "parity.py", &arguments);
         assert!(equal, "{options:?}:\n{said}");
     }
