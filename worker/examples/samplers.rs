@@ -14,6 +14,7 @@ use worker::diffusion::{NoiseSchedule, ddim, ddpm, dpm_solver};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, folder, snr_gamma, cases @ ..] = &arguments[..] else { anyhow::bail!("usage: samplers FOLDER SNR_GAMMA CASE..") };
+    tch::set_num_threads(1);
     let (folder, snr_gamma) = (Path::new(folder), snr_gamma.parse().context("SNR_GAMMA")?);
     let inputs: BTreeMap<String, Tensor> = Tensor::read_safetensors(folder.join("inputs.safetensors"))?.into_iter().collect();
     let input = |name: &str| inputs.get(name).with_context(|| format!("inputs.safetensors has no {name}"));
