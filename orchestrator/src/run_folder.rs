@@ -315,7 +315,7 @@ mod tests {
         let (_folder, run) = place();
         let mut claimed = claim(&run, &config(&[]), Job::Train, Intent::New).unwrap();
         assert_eq!(claimed.next_generation, 1);
-        claimed.journal.append(3, journal::Event::GenerationStarted, "test").unwrap();
+        claimed.journal.append(3, journal::Event::Running, "test").unwrap();
         for intent in [Intent::Resume, Intent::Fresh] {
             assert!(matches!(check(&run, &config(&[]), Job::Train, intent), Err(FolderError::InUse { .. })));
         }

@@ -3,18 +3,19 @@
 use anyhow::Context;
 use clap::Parser;
 use common::config::{Config, load};
-use common::control::{ControlClient, Failure, FromWorker, Hello};
+use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Role};
 use common::job::Job;
+use common::place::Place;
 use common::run_dir::RunDir;
 use common::telemetry;
 use nix::sys::signal::{Signal, raise};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::collectives;
-use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, exit_code, failure_kind, one_line};
-use worker::place::Place;
+use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
 #[derive(Debug, Parser)]
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
-            ExitCode::from(exit_code(failure_kind(&error)))
+            ExitCode::from(failure_kind(&error).exit_code())
         }
     }
 }
@@ -53,13 +54,14 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = load::from_file(&job_dir.run_toml(), &[]).map_err(BadInput::new)?;
     // Tensors have the cores; storage and control need little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let activity = Arc::new(Activity::default());
     let (reporter, stop) = if arguments.standalone {
         (Reporter::log_only(), StopFlag::default())
     } else {
-        let client =
-            ControlClient::connect(&job_dir, hello(place), die).context("pass --standalone to run without a coordinator")?;
+        let client = ControlClient::connect(&job_dir, hello(place), activity.clone(), die)
+            .context("pass --standalone to run without a coordinator")?;
         let stop = StopFlag::sharing(client.stop_flag());
-        (Reporter::to_coordinator(client), stop)
+        (Reporter::to_coordinator(client, activity), stop)
     };
     stop_on_signals(&runtime, &stop)?;
     report_panics(reporter.clone());
@@ -86,7 +88,8 @@ fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Report
     match jobs::run(job, &mut context) {
         Ok(summary) => {
             tracing::info!("{job} is done: {summary}");
-            reporter.finish(FromWorker::Finished { summary });
+            let stopped = summary["stopped"].as_bool().unwrap_or(false);
+            reporter.finish(FromWorker::Finished { summary, stopped });
             0
         }
         Err(error) => {
@@ -105,11 +108,12 @@ fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
     tracing::error!("{cause}");
     eprintln!("error: {cause}");
     reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done() }));
-    exit_code(kind)
+    kind.exit_code()
 }
 
 fn hello(place: Place) -> Hello {
     Hello {
+        role: Role::Worker,
         rank: place.rank,
         world: place.world,
         local_rank: place.local_rank,

@@ -15,7 +15,7 @@ mod train;
 pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
-pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind};
+pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind, SlurmConfig};
 pub use data::{DataConfig, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;

@@ -13,6 +13,7 @@ use super::address::Key;
 use super::error::ControlError;
 use super::frames::{FrameReceiver, FrameSender, Side, handshake};
 use super::messages::{FromWorker, Hello, ToWorker};
+use super::transport::tune;
 
 /// Time a peer has for its handshake and its [`Hello`].
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -101,7 +102,7 @@ struct Worker {
 }
 
 async fn join(stream: TcpStream, key: &Key, peer: &str) -> Result<Worker, ControlError> {
-    stream.set_nodelay(true).map_err(|source| ControlError::Connection { peer: peer.into(), source })?;
+    tune(&stream).map_err(|source| ControlError::Connection { peer: peer.into(), source })?;
     let (mut receiver, sender) = handshake(stream.into_split(), key, Side::Responder, peer, HANDSHAKE_LIMIT).await?;
     match receiver.receive().await? {
         Some(FromWorker::Hello(hello)) => Ok(Worker { hello, receiver, sender }),

@@ -108,13 +108,18 @@ fn first_status(launch: &Launch, supervisor: &Supervisor) -> Status {
         state: supervisor.state(),
         updated: now.clone(),
         started: now,
+        slurm_job: None,
+        deadline: None,
         coordinator_pid: std::process::id(),
         coordinator_host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         generation: supervisor.generation(),
         world: launch.spec.world,
+        lost_hosts: Vec::new(),
         workers: Vec::new(),
         progress: None,
         checkpoint: None,
+        checkpoint_committed: None,
+        checkpoint_seconds: None,
         restarts: 0,
         failure: None,
         exit_code: None,
@@ -268,7 +273,7 @@ impl Coordinator {
 
     fn record(&mut self, generation: u64, event: journal::Event, reason: &str) -> anyhow::Result<()> {
         match &event {
-            journal::Event::GenerationStarted if generation > self.launch.first_generation => self.display.note(reason),
+            journal::Event::GenerationStarted { .. } if generation > self.launch.first_generation => self.display.note(reason),
             journal::Event::StopRequested => {
                 self.display.note(&format!("{reason}: the workers save and end; once more kills them"))
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use common::control::Progress;
+use common::control::{Phase, Progress, Spent};
 use common::job::Job;
 use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,10 @@ pub(crate) struct Status {
     pub(crate) updated: String,
     /// When the launch began.
     pub(crate) started: String,
+    /// The Slurm job that the launch runs in.
+    pub(crate) slurm_job: Option<String>,
+    /// When its allocation ends.
+    pub(crate) deadline: Option<String>,
     /// Process id of the coordinator.
     pub(crate) coordinator_pid: u32,
     /// Its host.
@@ -28,12 +32,18 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     /// Workers per generation.
     pub(crate) world: usize,
+    /// Hosts that do not answer any more, and that the generation does without.
+    pub(crate) lost_hosts: Vec<String>,
     /// Those that have reported.
     pub(crate) workers: Vec<WorkerStatus>,
     /// Rank 0's last word on how far the job is.
     pub(crate) progress: Option<Progress>,
     /// Newest checkpoint of this launch.
     pub(crate) checkpoint: Option<u64>,
+    /// When that was committed.
+    pub(crate) checkpoint_committed: Option<String>,
+    /// Seconds from the wish to save to the commit, the longest of this launch.
+    pub(crate) checkpoint_seconds: Option<f64>,
     /// Restarts since that checkpoint.
     pub(crate) restarts: usize,
     /// The newest failure.
@@ -43,7 +53,7 @@ pub(crate) struct Status {
 }
 
 /// One worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WorkerStatus {
     /// Its rank.
     pub(crate) rank: usize,
@@ -57,6 +67,16 @@ pub(crate) struct WorkerStatus {
     pub(crate) step: u64,
     /// Whether its connection is open.
     pub(crate) connected: bool,
+    /// What its job's thread was doing at the last heartbeat.
+    pub(crate) phase: Phase,
+    /// For how many seconds.
+    pub(crate) phase_seconds: f64,
+    /// Seconds per phase over the last half minute or so, which shares of its time are computed from.
+    pub(crate) recent: Spent,
+    /// Computing seconds per step over the same time, once known.
+    pub(crate) compute_per_step: Option<f64>,
+    /// Whether it keeps the others waiting.
+    pub(crate) straggler: bool,
 }
 
 impl Status {
@@ -75,6 +95,11 @@ impl Status {
                 device: worker.hello.device.clone(),
                 step: worker.step,
                 connected: worker.connected,
+                phase: Phase::Starting,
+                phase_seconds: 0.0,
+                recent: Spent::default(),
+                compute_per_step: None,
+                straggler: false,
             })
             .collect();
         self.workers.sort_by_key(|worker| worker.rank);

@@ -90,7 +90,7 @@ pub(crate) fn choose(cluster: &ClusterConfig) -> Result<Box<dyn Launcher>, Launc
         LauncherKind::Local if world > 1 => Err(LauncherError::LocalWorld { world }),
         LauncherKind::Local => Ok(Box::new(local::Local)),
         LauncherKind::Auto if world == 1 && cluster.collective != CollectiveKind::Mpi => Ok(Box::new(local::Local)),
-        LauncherKind::Auto | LauncherKind::Mpirun => Ok(Box::new(mpirun::Mpirun { world })),
+        LauncherKind::Auto | LauncherKind::Mpirun | LauncherKind::Slurm => Ok(Box::new(mpirun::Mpirun { world })),
     }
 }
 

@@ -34,7 +34,7 @@ impl Supervisor {
             return;
         }
         let failure = Failure { generation: self.generation, rank, step, kind, cause };
-        self.record(journal::Event::Failed { rank, step }, failure.cause.clone());
+        self.record(journal::Event::Failed { rank, host: None, step, kind: Some(kind), log: Vec::new() }, failure.cause.clone());
         self.tell_all(&ToWorker::Kill { reason: failure.to_string() });
         self.failure = Some(failure.clone());
         self.end(Verdict::Failed(failure), Pressure::Terminate, now);
@@ -102,7 +102,8 @@ impl Supervisor {
         self.workers = Workers::default();
         self.processes_gone = false;
         self.phase = Phase::Starting(now);
-        self.record(journal::Event::GenerationStarted, reason);
+        let world = self.options.world;
+        self.record(journal::Event::GenerationStarted { world, hosts: Vec::new() }, reason);
         self.commands.push(Command::Start { generation: self.generation });
     }
 

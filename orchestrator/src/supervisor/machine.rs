@@ -1,12 +1,12 @@
 //! The state machine: one method per event. How a generation ends, and what follows, is next door in `ending`.
 
-use common::control::{Connection, FailureKind, FromWorker, Hello, ToWorker};
+use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, ToWorker};
 use common::journal;
 use serde_json::Value;
 
 use super::ending::{Pressure, Verdict};
 use super::workers::Workers;
-use super::{Command, Event, Failure, Options, ProcessEnd, State, StopSignal, Time};
+use super::{Command, Event, Failure, Options, State, StopSignal, Time, describe_end};
 
 /// The state machine of one launch.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Supervisor {
             commands: Vec::new(),
         };
         let (job, world, version) = (this.options.job, this.options.world, this.options.version.clone());
-        this.record(journal::Event::Launched { job, world, version }, "orchestrator launch");
+        this.record(journal::Event::Launched { job, world, version, slurm_job: None, host: String::new() }, "orchestrator launch");
         this.start_generation("first generation of this launch".into(), now);
         let commands = std::mem::take(&mut this.commands);
         (this, commands)
@@ -180,15 +180,15 @@ impl Supervisor {
         worker.heard = now;
         let rank = worker.hello.rank;
         match message {
-            FromWorker::Hello(_) => {}
-            FromWorker::Heartbeat { step } => worker.step = step,
+            FromWorker::Hello(_) | FromWorker::Ended { .. } | FromWorker::Signalled { .. } | FromWorker::Stacks { .. } => {}
+            FromWorker::Heartbeat(pulse) => worker.step = worker.step.max(pulse.step),
             FromWorker::Progress(progress) => worker.step = progress.done,
-            FromWorker::CheckpointCommitted { step } => self.checkpoint_committed(step),
+            FromWorker::CheckpointCommitted { step, seconds } => self.checkpoint_committed(step, seconds),
             FromWorker::Failed(failure) => {
                 worker.finished = true;
                 self.fail(Some(rank), failure.step, failure.kind, failure.cause, now);
             }
-            FromWorker::Finished { summary } => {
+            FromWorker::Finished { summary, .. } => {
                 worker.finished = true;
                 if rank == 0 {
                     self.summary = summary;
@@ -202,11 +202,11 @@ impl Supervisor {
     }
 
     /// Only a checkpoint that is newer than all before makes restarts free again (SV-3).
-    fn checkpoint_committed(&mut self, step: u64) {
+    fn checkpoint_committed(&mut self, step: u64, seconds: f64) {
         if self.checkpoint.is_none_or(|newest| step > newest) {
             self.checkpoint = Some(step);
             self.restarts = 0;
-            self.record(journal::Event::CheckpointCommitted { step }, "reported by a worker");
+            self.record(journal::Event::CheckpointCommitted { step, seconds }, "reported by a worker");
         }
     }
 
@@ -265,9 +265,9 @@ impl Supervisor {
         let kind = if suspicion.end == Some(ProcessEnd::Code(2)) { FailureKind::BadInput } else { FailureKind::Fault };
         let cause = match (suspicion.end, &suspicion.connection) {
             (Some(end), _) if suspicion.rank.is_none() && self.workers.len() == 0 => {
-                format!("the workers ended before they reported ({end})")
+                format!("the workers ended before they reported ({})", describe_end(end))
             }
-            (Some(end), _) => format!("ended without finishing ({end})"),
+            (Some(end), _) => format!("ended without finishing ({})", describe_end(end)),
             (None, Some(connection)) => format!("lost: {connection}, with no exit status so far"),
             (None, None) => "lost".into(),
         };

@@ -20,7 +20,7 @@ mod workers;
 use std::fmt;
 use std::time::Duration;
 
-use common::control::{Connection, FailureKind, FromWorker, Hello, ToWorker};
+use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, ToWorker};
 use common::job::Job;
 use common::journal;
 use serde_json::Value;
@@ -91,23 +91,13 @@ pub(crate) enum Event {
     Tick,
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProcessEnd {
-    /// By itself.
-    Code(i32),
-    /// By a signal.
-    Signal(i32),
-}
-
-impl fmt::Display for ProcessEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |number| nix::sys::signal::Signal::try_from(number).map_or("unknown", nix::sys::signal::Signal::as_str);
-        match *self {
-            Self::Signal(number) => write!(f, "killed by signal {number} ({})", name(number)),
-            Self::Code(code) if code > 128 => write!(f, "exit code {code}, as after signal {} ({})", code - 128, name(code - 128)),
-            Self::Code(code) => write!(f, "exit code {code}"),
-        }
+/// How a process ended, in words.
+pub(crate) fn describe_end(end: ProcessEnd) -> String {
+    let name = |number| nix::sys::signal::Signal::try_from(number).map_or("unknown", nix::sys::signal::Signal::as_str);
+    match end {
+        ProcessEnd::Signal(number) => format!("killed by signal {number} ({})", name(number)),
+        ProcessEnd::Code(code) if code > 128 => format!("exit code {code}, as after signal {} ({})", code - 128, name(code - 128)),
+        ProcessEnd::Code(code) => format!("exit code {code}"),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Random stories, of which the numbered rules must hold.
 
-use common::control::{FailureKind, FromWorker};
+use common::control::{FailureKind, FromWorker, ProcessEnd};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::tests::{RESTARTS, Story, WORLD, ends, failed};
-use super::{Command, Event, ProcessEnd, StopSignal};
+use super::tests::{RESTARTS, Story, WORLD, ends, failed, pulse};
+use super::{Command, Event, StopSignal};
 
 /// One thing that may happen in a random launch.
 #[derive(Debug, Clone)]
@@ -53,16 +53,16 @@ impl World {
         let story = &mut self.story;
         match incident {
             Incident::Join(rank) => drop(story.join(story.hello(rank))),
-            Incident::Heartbeat(rank) => drop(story.say(rank, FromWorker::Heartbeat { step: 1 })),
+            Incident::Heartbeat(rank) => drop(story.say(rank, pulse(1))),
             Incident::Checkpoint(step) => {
                 self.checkpoints.push(step);
-                story.say(0, FromWorker::CheckpointCommitted { step });
+                story.say(0, FromWorker::CheckpointCommitted { step, seconds: 1.0 });
             }
             Incident::Fail(rank, bad) => {
                 let kind = if bad { FailureKind::BadInput } else { FailureKind::Fault };
                 story.say(rank, failed(kind, "x"));
             }
-            Incident::Finish(rank) => drop(story.say(rank, FromWorker::Finished { summary: Value::Null })),
+            Incident::Finish(rank) => drop(story.say(rank, FromWorker::Finished { summary: Value::Null, stopped: false })),
             Incident::Leave(rank) => drop(story.leave(rank)),
             Incident::LauncherEnds(code) if self.alive => {
                 self.alive = false;

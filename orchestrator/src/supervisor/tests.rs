@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use common::control::{Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, ToWorker};
+use common::control::{
+    Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Spent, ToWorker,
+};
 use common::job::Job;
 use common::journal;
 use serde_json::{Value, json};
 
-use super::{Command, Event, Options, Outcome, Patience, ProcessEnd, State, StopSignal, Supervisor, Time};
+use super::{Command, Event, Options, Outcome, Patience, State, StopSignal, Supervisor, Time};
 
 pub(super) const WORLD: usize = 3;
 pub(super) const RESTARTS: usize = 2;
@@ -59,7 +61,7 @@ impl Story {
     pub(super) fn hello(&self, rank: usize) -> Hello {
         let generation = self.supervisor.generation();
         let (host, device, version) = ("h".into(), "cpu".into(), "1".into());
-        Hello { rank, world: WORLD, local_rank: rank, generation, host, pid: 1, device, version }
+        Hello { role: Role::Worker, rank, world: WORLD, local_rank: rank, generation, host, pid: 1, device, version }
     }
 
     pub(super) fn join(&mut self, hello: Hello) -> Vec<Command> {
@@ -87,7 +89,7 @@ impl Story {
     fn finish_all(&mut self) {
         for rank in 0..WORLD {
             let summary = if rank == 0 { json!({"loss": 1}) } else { Value::Null };
-            self.say(rank, FromWorker::Finished { summary });
+            self.say(rank, FromWorker::Finished { summary, stopped: false });
             self.leave(rank);
         }
     }
@@ -115,6 +117,11 @@ pub(super) fn failed(kind: FailureKind, cause: &str) -> FromWorker {
     FromWorker::Failed(WorkerFailure { kind, cause: cause.into(), step: 7 })
 }
 
+/// A heartbeat of a worker that computes.
+pub(super) fn pulse(step: u64) -> FromWorker {
+    FromWorker::Heartbeat(Pulse { step, phase: Phase::Compute, phase_seconds: 0.1, spent: Spent::default() })
+}
+
 fn kills(commands: &[Command]) -> usize {
     commands.iter().filter(|command| matches!(command, Command::Tell { message: ToWorker::Kill { .. }, .. })).count()
 }
@@ -127,7 +134,7 @@ pub(super) fn ends(commands: &[Command]) -> Vec<bool> {
 #[test]
 fn a_launch_without_incidents() {
     let mut story = Story::running();
-    story.say(0, FromWorker::CheckpointCommitted { step: 10 });
+    story.say(0, FromWorker::CheckpointCommitted { step: 10, seconds: 1.0 });
     story.finish_all();
     assert_eq!(story.outcome(), None, "processes are still there");
     story.launcher_ends(ProcessEnd::Code(0));
@@ -202,7 +209,7 @@ fn workers_that_never_report_and_workers_that_fall_silent_are_found() {
         if story.now == Duration::from_secs(1) {
             story.join(story.hello(1));
         }
-        story.say(1, FromWorker::Heartbeat { step: 0 });
+        story.say(1, pulse(0));
     }
     assert_eq!(story.failures(), []);
     story.wait(1);
@@ -210,8 +217,8 @@ fn workers_that_never_report_and_workers_that_fall_silent_are_found() {
 
     let mut story = Story::running();
     story.now += Duration::from_secs(59);
-    story.say(0, FromWorker::Heartbeat { step: 1 });
-    story.say(2, FromWorker::Heartbeat { step: 1 });
+    story.say(0, pulse(1));
+    story.say(2, pulse(1));
     story.wait(1);
     assert_eq!(story.failures(), [(Some(1), "no sign of life for 60 s".into())]);
 }
@@ -246,7 +253,7 @@ fn a_new_checkpoint_makes_restarts_free_again_and_an_old_one_does_not() {
         assert_eq!(story.outcome(), None, "attempt {attempt}");
         story.all_join();
         if step > 0 {
-            story.say(0, FromWorker::CheckpointCommitted { step });
+            story.say(0, FromWorker::CheckpointCommitted { step, seconds: 1.0 });
         }
         story.leave(1);
         story.launcher_ends(ProcessEnd::Code(137));

@@ -12,8 +12,8 @@ pub use in_process::InProcess;
 pub use mpi::Mpi;
 pub use solo::Solo;
 
-use crate::place::Place;
 use common::config::CollectiveKind;
+use common::place::Place;
 use tch::{Kind, Tensor};
 use thiserror::Error;
 

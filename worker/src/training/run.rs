@@ -5,7 +5,7 @@ use super::step::{StepOutcome, StepRecipe, TrainingState};
 use super::window::{Figures, Window};
 use crate::checkpointing::Saver;
 use crate::data::{Batch, Loader, Slice};
-use crate::jobs::{BadInput, JobContext};
+use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
 use common::config::Config;
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ impl Training<'_> {
         let save = ended.stopped || step == config.train.steps || step.is_multiple_of(config.checkpoint.every_steps.max(1));
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
         if (save || step.is_multiple_of(config.train.log_every.max(1)))
-            && let Some(figures) = window.close().map_err(BadInput::new)?
+            && let Some(figures) = window.close()?
         {
             ended.loss = Some(figures.loss);
             self.record(step, figures, config, context);
