@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::collectives;
+use worker::collectives::{self, Watched};
 use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
@@ -72,7 +72,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
 fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
     set_threads(&config);
     let collective = match collectives::connect(config.cluster.collective, place) {
-        Ok(collective) => collective,
+        Ok(collective) => Box::new(Watched::new(collective, reporter.activity().clone())),
         Err(error) => return fail(&anyhow::Error::new(error), &reporter),
     };
     let job_dir = run.job_dir(job);
