@@ -5,9 +5,10 @@ use clap::Parser;
 use common::config::{Config, load};
 use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Role};
 use common::job::Job;
-use common::place::Place;
+use common::place::{Place, host_name};
 use common::run_dir::RunDir;
 use common::telemetry;
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, raise};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
 
 /// Everything up to the job, the job, and its last words. Returns the exit code; errors are those that the coordinator cannot be told.
 fn start(arguments: &Arguments) -> anyhow::Result<u8> {
+    if !arguments.standalone {
+        // Its parent is its guard: without that nobody could end it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
     let place = Place::detect(|name| std::env::var(name).ok(), arguments.generation).map_err(BadInput::new)?;
     let run = RunDir::new(&arguments.run_dir);
     let job_dir = run.job_dir(arguments.job);
@@ -118,7 +123,7 @@ fn hello(place: Place) -> Hello {
         world: place.world,
         local_rank: place.local_rank,
         generation: place.generation,
-        host: nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned()),
+        host: host_name(),
         pid: std::process::id(),
         device: "cpu".into(),
         version: env!("CARGO_PKG_VERSION").into(),

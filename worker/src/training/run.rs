@@ -60,7 +60,7 @@ impl Training<'_> {
         let mut ended = Ended { step: first, stopped: false, loss: None, images_per_second: None };
         let mut window = Window::default();
         let reporter = context.reporter.clone();
-        reporter.step(first);
+        reporter.resume_at(first);
         self.booked = reporter.activity().pulse().spent;
         let mut rate = None;
         loop {
