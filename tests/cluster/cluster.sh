@@ -141,7 +141,7 @@ on_host() { # on_host NODE COMMAND...
     local node=$1
     shift
     host_running "$node" || die "$node is not running"
-    exec nsenter --target "$(cat "$RUN/$node.pid")" --net --uts --ipc --mount --pid --wdns="$PWD" -- "$@"
+    nsenter --target "$(cat "$RUN/$node.pid")" --net --uts --ipc --mount --pid --wdns="$PWD" -- "$@"
 }
 
 node_state() {
@@ -177,6 +177,12 @@ restart_host() {
     start_host "$1"
     await "$FOLDER/hosts/$1/slurmd.log" "slurmd of $1" registered "$1" "$since"
     await_usable "$1"
+}
+
+heal() {
+    ip link set "lsd-$1" up
+    # slurmd registers anew on SIGHUP; slurmctld would ask for that within a minute.
+    on_host "$1" sh -c "kill -HUP \$(cat '$FOLDER/hosts/$1/slurmd.pid')"
 }
 
 # ---- The cluster
@@ -335,8 +341,7 @@ hold() {
 settle() {
     local node
     for node in $NODES; do
-        host_running "$node" || restart_host "$node"
-        ip link set "lsd-$node" up
+        if host_running "$node"; then heal "$node"; else restart_host "$node"; fi
     done
     for node in $NODES; do
         await_usable "$node"
@@ -361,7 +366,7 @@ main() {
         kill-host) kill_host "$1" ;;
         start-host) restart_host "$1" ;;
         cut) ip link set "lsd-$1" down ;;
-        heal) ip link set "lsd-$1" up; await_usable "$1" ;;
+        heal) heal "$1"; await_usable "$1" ;;
         settle) settle ;;
         shell) on_host "$@" ;;
         init) init "$1" ;;
