@@ -11,13 +11,16 @@ DEMO := configs/quickstart.toml
 RUN := runs/quickstart
 DATA := data/quickstart
 
-.PHONY: help packages setup peers build demo demo-clean test
+.PHONY: help packages test-packages setup peers build demo demo-clean test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 packages:
 	@.ci/packages.sh
+
+test-packages: packages
+	@.ci/packages.sh test
 
 # The link gives cargo (.cargo/config.toml) a path to libtorch without Python's version in it.
 .venv/installed: requirements.txt | packages
@@ -55,7 +58,7 @@ demo: build ## From nothing to a trained model, its scores and pictures; goes on
 demo-clean: ## Forget the demo's run and data
 	rm -rf $(RUN) $(DATA)
 
-test: peers ## Format, lints and all tests; ends with the counts and the skipped tests
+test: test-packages peers ## Format, lints and all tests; ends with the counts and the skipped tests
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
 	cargo build --release --locked

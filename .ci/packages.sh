@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the system packages that the build needs, where they are missing: a compiler for torch-sys, Open MPI for the worker,
-# libclang for the MPI bindings, venv for libtorch. Apart from the Makefile because it is the one part that differs between systems.
+# libclang for the MPI bindings, venv for libtorch. `packages.sh test` adds what the tests' cluster is made of (tests/cluster), for
+# root, who alone can bring it up. Apart from the Makefile because it is the one part that differs between systems.
 set -eu
 
 missing=""
@@ -22,6 +23,12 @@ need python3-venv python3 -c 'import ensurepip, venv'
 need openmpi-bin mpirun --version
 need libopenmpi-dev mpicc --version
 need libclang-dev libclang
+if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ]; then
+    need slurm-wlm slurmctld -V
+    need munge munged --version
+    need openssh-server test -x /usr/sbin/sshd
+    need iproute2 ip -Version
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ]; then
@@ -35,7 +42,23 @@ if [ "$as_root" = missing ] || ! command -v apt-get >/dev/null; then
     echo "Missing system packages, please have them installed:$missing" >&2
     exit 2
 fi
+
+# Daemons that come with the packages are the tests' to start: they neither start now nor when the machine does.
+unwanted=""
+for service in slurmctld slurmd munge ssh; do
+    [ -e "/etc/init.d/$service" ] || unwanted="$unwanted $service"
+done
+policy=/usr/sbin/policy-rc.d
+if [ -z "$as_root" ] && [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    trap 'rm -f $policy' EXIT
+fi
+
 echo "Installing system packages:$missing"
 $as_root apt-get update -qq
 # shellcheck disable=SC2086 # one word per package
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+for service in $unwanted; do
+    [ ! -e "/etc/init.d/$service" ] || $as_root update-rc.d "$service" disable
+done

@@ -5,14 +5,22 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use common::job::Job;
 
+use crate::guard::GuardArguments;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    failure
   2    bad input: command line, configuration, data, run folder
-  3    gave up after restarting without a new checkpoint in between
+  3    gave up after restarting without a new checkpoint in between: do not requeue
+  4    the loss or a gradient is not finite
+  5    out of memory
+  6    a host was lost and too few are left
+  7    a step hung
+  75   saved, to be continued: preempted, or at the end of the allocation
   130  stopped by SIGINT (Ctrl-C)
-  143  stopped by SIGTERM";
+  143  stopped by SIGTERM or `orchestrator stop`
+  Without a restart, a worker's own exit code, or 128 + its signal.";
 
 /// Starts and watches the workers that train Latent Slot Diffusion.
 #[derive(Debug, Parser)]
@@ -35,6 +43,33 @@ pub(crate) enum Command {
         /// Print only the final summary, as JSON, on standard output
         #[arg(long)]
         json: bool,
+        /// When the run is handed to Slurm: follow it to its end, and exit as it does
+        #[arg(long)]
+        wait: bool,
+        /// Go on after a coordinator of the same Slurm job that was killed; slurm/train.sh says so
+        #[arg(long, hide = true)]
+        again: bool,
+    },
+    /// Guard one worker; launchers start this in the worker's place
+    #[command(hide = true)]
+    Guard(GuardArguments),
+    /// Tell whether this host sees a file and can start the worker; `launch` asks that of every host
+    #[command(hide = true)]
+    Probe {
+        /// A file in the folder of all runs
+        #[arg(long)]
+        file: PathBuf,
+        /// The worker binary
+        #[arg(long)]
+        worker: PathBuf,
+    },
+    /// Let a run save at its next step and end, from anywhere that sees its folder; a queued one is cancelled
+    Stop {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to stop
+        #[arg(long, default_value_t = Job::Train)]
+        job: Job,
     },
     /// Print what `launch` would run, and run nothing
     Plan {
@@ -112,7 +147,13 @@ pub(crate) struct RunArguments {
     /// What the workers do: scenes, autoencoder, encode, train, evaluate or compose
     #[arg(long, default_value_t = Job::Train)]
     pub(crate) job: Job,
-    /// Number of workers, instead of cluster.workers_per_node
+    /// Number of hosts, instead of cluster.nodes: a Slurm job is submitted, or those of the allocation are used
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Hosts that ssh reaches, without Slurm, instead of cluster.hosts
+    #[arg(long, value_name = "A,B,...", value_delimiter = ',')]
+    pub(crate) hosts: Vec<String>,
+    /// Number of workers on each host, instead of cluster.workers_per_node
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
     /// Put a run (or job) that is already in the folder aside, as NAME.1, and start anew

@@ -4,19 +4,26 @@ mod cli;
 mod commands;
 mod coordinator;
 mod exit;
+mod guard;
 mod launchers;
 mod preflight;
 mod run_folder;
+mod slurm;
+mod standing;
 mod supervisor;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{CheckpointsCommand, Cli, Command};
+use commands::launch::Manner;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Launch { run, json } => commands::launch::run(&run, json),
+        Command::Launch { run, json, wait, again } => commands::launch::run(&run, Manner { json, wait, again }),
+        Command::Guard(arguments) => guard::run(&arguments),
+        Command::Probe { file, worker } => preflight::answer_probe(&file, &worker),
+        Command::Stop { run, job } => commands::stop::run(run, job),
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),

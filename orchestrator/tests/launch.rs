@@ -140,7 +140,7 @@ fn a_crash_on_one_rank_is_named_and_the_next_generation_finishes() {
     let output = lab.launch(&[]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("restart 1 of 2: rank 1: ended without finishing") && text.contains("SIGABRT"), "{text}");
+    assert!(text.contains("restart 1 of 3: rank 1 on ") && text.contains("killed by signal 6 (SIGABRT)"), "{text}");
     let failures: Vec<Event> = lab.events().into_iter().filter(|event| matches!(event, Event::Failed { .. })).collect();
     assert!(matches!(failures[..], [Event::Failed { rank: Some(1), .. }]), "{failures:?}");
 }
@@ -150,7 +150,12 @@ fn restarts_end_with_exit_code_3_and_without_any_with_1() {
     let lab = Lab::new("fault:0:99");
     let output = lab.launch(&["--set", "cluster.max_restarts=1"]);
     assert_eq!(code(&output), 3);
-    assert!(stderr(&output).contains("error: rank 0: shard 3 is upside down"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("error: rank 0 on ")
+            && stderr(&output).contains(": shard 3 is upside down (generation 2, step 8)"),
+        "{}",
+        stderr(&output)
+    );
     let output = lab.launch(&["--set", "cluster.max_restarts=0"]);
     assert_eq!(code(&output), 1);
 }
@@ -166,7 +171,7 @@ fn a_worker_that_dies_before_it_reports_shows_its_last_words() {
 #[test]
 fn bad_input_found_by_a_worker_ends_the_launch_in_one_line() {
     let line = one_line(&Lab::new("bad-input:1:99").launch(&[]));
-    assert_eq!(line, "error: rank 1: shard 3 is upside down\n");
+    assert!(line.starts_with("error: rank 1 on ") && line.ends_with(": shard 3 is upside down\n"), "{line}");
 }
 
 #[test]
@@ -287,9 +292,12 @@ fn plan_shows_the_command_and_touches_nothing() {
     let lab = Lab::new("");
     let output = lab.command(&["plan", "--config", "quickstart.toml"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for words in
-        ["runs/quickstart", "mpirun -np 2 --bind-to none", "OMP_NUM_THREADS=", "train --run-dir runs/quickstart --generation"]
-    {
+    for words in [
+        "runs/quickstart",
+        "mpirun -np 2 --bind-to none",
+        "OMP_NUM_THREADS=",
+        "guard train --run-dir runs/quickstart --generation 1 --worker",
+    ] {
         assert!(text.contains(words), "{words} is not in {text}");
     }
     assert!(!lab.folder.path().join("runs").exists());
@@ -306,5 +314,5 @@ fn status_and_logs_work_from_files_alone() {
     let text = String::from_utf8(ask(&["status", "runs/quickstart"]).stdout).unwrap();
     assert!(text.contains("scenes: failed") && text.contains("exit code 1"), "{text}");
     let logs = String::from_utf8(ask(&["logs", "runs/quickstart", "--job", "scenes"]).stdout).unwrap();
-    assert_eq!(logs, "no libmpi for rank 0\n");
+    assert!(logs.contains("no libmpi for rank 0\n"), "{logs}");
 }

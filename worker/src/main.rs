@@ -5,16 +5,17 @@ use clap::Parser;
 use common::config::{Config, load};
 use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Role};
 use common::job::Job;
-use common::place::Place;
+use common::place::{Place, host_name};
 use common::run_dir::RunDir;
 use common::telemetry;
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, raise};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::collectives;
+use worker::collectives::{self, Watched};
 use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
 
 /// Everything up to the job, the job, and its last words. Returns the exit code; errors are those that the coordinator cannot be told.
 fn start(arguments: &Arguments) -> anyhow::Result<u8> {
+    if !arguments.standalone {
+        // Its parent is its guard: without that nobody could end it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
     let place = Place::detect(|name| std::env::var(name).ok(), arguments.generation).map_err(BadInput::new)?;
     let run = RunDir::new(&arguments.run_dir);
     let job_dir = run.job_dir(arguments.job);
@@ -72,7 +77,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
 fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
     set_threads(&config);
     let collective = match collectives::connect(config.cluster.collective, place) {
-        Ok(collective) => collective,
+        Ok(collective) => Box::new(Watched::new(collective, reporter.activity().clone())),
         Err(error) => return fail(&anyhow::Error::new(error), &reporter),
     };
     let job_dir = run.job_dir(job);
@@ -118,7 +123,7 @@ fn hello(place: Place) -> Hello {
         world: place.world,
         local_rank: place.local_rank,
         generation: place.generation,
-        host: nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned()),
+        host: host_name(),
         pid: std::process::id(),
         device: "cpu".into(),
         version: env!("CARGO_PKG_VERSION").into(),

@@ -41,7 +41,7 @@ impl Default for ClusterConfig {
             launcher: LauncherKind::Auto,
             collective: CollectiveKind::Auto,
             threads_per_worker: 0,
-            max_restarts: 2,
+            max_restarts: 3,
             hosts: Vec::new(),
             min_nodes: 1,
             interface: None,

@@ -15,6 +15,11 @@ pub enum FromWorker {
     Heartbeat(Pulse),
     /// How far the job is; rank 0's drives the progress bar.
     Progress(Progress),
+    /// The first unit of work since the worker started is done.
+    FirstStep {
+        /// Units done in all.
+        step: u64,
+    },
     /// A checkpoint of `step` is complete and verified: restarts are free again.
     CheckpointCommitted {
         /// Optimizer steps that the checkpoint holds.
@@ -200,6 +205,8 @@ pub enum FailureKind {
     NotFinite,
     /// No memory left, on the host or on the device.
     OutOfMemory,
+    /// Another worker is gone: the consequence of a failure elsewhere.
+    PeerLost,
     /// A host does not answer any more.
     LostHost,
     /// A step takes much longer than all before it.
@@ -219,7 +226,7 @@ impl FailureKind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Fault => 1,
+            Self::Fault | Self::PeerLost => 1,
             Self::BadInput | Self::BadData => 2,
             Self::NotFinite => 4,
             Self::OutOfMemory => 5,
@@ -236,6 +243,7 @@ impl FailureKind {
             Self::BadData => "bad data",
             Self::NotFinite => "not finite",
             Self::OutOfMemory => "out of memory",
+            Self::PeerLost => "lost peer",
             Self::LostHost => "lost host",
             Self::Hang => "hang",
             Self::Fault => "fault",

@@ -102,7 +102,7 @@ impl LogReader {
 ///
 /// # Errors
 /// Any failure of the file system.
-pub(super) fn tail(path: &Path, count: usize) -> io::Result<Vec<String>> {
+pub(crate) fn tail(path: &Path, count: usize) -> io::Result<Vec<String>> {
     /// More than any eight lines worth showing.
     const WINDOW: u64 = 16 << 10;
     let mut file = File::open(path)?;

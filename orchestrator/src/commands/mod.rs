@@ -6,4 +6,8 @@ pub(crate) mod logs;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod status;
+pub(crate) mod stop;
 mod summary;
+mod waiting;
+
+pub(crate) use logs::tail;

@@ -7,7 +7,8 @@ use common::job::Job;
 use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::{State, Supervisor};
+use crate::slurm::Allocation;
+use crate::supervisor::{Recent, State, Supervisor, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,37 +81,75 @@ pub(crate) struct WorkerStatus {
 }
 
 impl Status {
+    /// As a launch begins.
+    pub(crate) fn first(job: Job, supervisor: &Supervisor, allocation: Option<&Allocation>) -> Self {
+        let now = now();
+        Self {
+            job,
+            state: supervisor.state(),
+            updated: now.clone(),
+            started: now,
+            slurm_job: allocation.map(|allocation| allocation.job.clone()),
+            deadline: None,
+            coordinator_pid: std::process::id(),
+            coordinator_host: common::place::host_name(),
+            generation: supervisor.generation(),
+            world: supervisor.world(),
+            lost_hosts: Vec::new(),
+            workers: Vec::new(),
+            progress: None,
+            checkpoint: None,
+            checkpoint_committed: None,
+            checkpoint_seconds: None,
+            restarts: 0,
+            failure: None,
+            exit_code: None,
+        }
+    }
+
     /// Takes over what the supervisor knows.
     pub(crate) fn update(&mut self, supervisor: &Supervisor) {
         self.state = supervisor.state();
         self.updated = now();
         self.generation = supervisor.generation();
-        self.workers = supervisor
-            .workers()
-            .iter()
-            .map(|worker| WorkerStatus {
-                rank: worker.hello.rank,
-                host: worker.hello.host.clone(),
-                pid: worker.hello.pid,
-                device: worker.hello.device.clone(),
-                step: worker.step,
-                connected: worker.connected,
-                phase: Phase::Starting,
-                phase_seconds: 0.0,
-                recent: Spent::default(),
-                compute_per_step: None,
-                straggler: false,
-            })
-            .collect();
-        self.workers.sort_by_key(|worker| worker.rank);
-        self.checkpoint = supervisor.checkpoint();
+        self.world = supervisor.world();
+        self.lost_hosts = supervisor.lost_hosts();
+        self.workers = supervisor.workers().iter().map(|worker| worker_status(supervisor, worker)).collect();
+        if self.checkpoint != supervisor.checkpoint() {
+            self.checkpoint = supervisor.checkpoint();
+            self.checkpoint_committed = Some(now());
+        }
+        self.checkpoint_seconds = Some(supervisor.longest_save()).filter(|seconds| *seconds > 0.0);
         self.restarts = supervisor.restarts();
         self.failure = supervisor.failure().map(ToString::to_string);
     }
 
+    /// Reads the file at `path`; none if it is not there or is no status of this version.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
     /// Replaces the file at `path`.
     pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
-        replace_file(path, &serde_json::to_vec_pretty(self)?, 0o644)
+        replace_file(path, &serde_json::to_vec(self)?, 0o644)
+    }
+}
+
+fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
+    let rank = worker.hello.rank;
+    let Recent { spent, per_step } = supervisor.recent(rank);
+    WorkerStatus {
+        rank,
+        host: worker.hello.host.clone(),
+        pid: worker.hello.pid,
+        device: worker.hello.device.clone(),
+        step: worker.step,
+        connected: worker.connected,
+        phase: worker.pulse.phase,
+        phase_seconds: worker.pulse.phase_seconds,
+        recent: spent,
+        compute_per_step: per_step,
+        straggler: supervisor.straggler() == Some(rank),
     }
 }
 

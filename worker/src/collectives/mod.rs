@@ -6,11 +6,13 @@ mod in_process;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod solo;
+mod watched;
 
 pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use solo::Solo;
+pub use watched::Watched;
 
 use common::config::CollectiveKind;
 use common::place::Place;

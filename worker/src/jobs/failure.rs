@@ -1,6 +1,7 @@
 //! Which failures a user mends by changing the input, and which are the program's or the machine's.
 
 use crate::checkpointing::CheckpointingError;
+use crate::collectives::CollectiveError;
 use crate::data::DataError;
 use crate::model::weights::WeightsError;
 use crate::training::window::NotFinite;
@@ -44,6 +45,8 @@ pub fn failure_kind(error: &anyhow::Error) -> FailureKind {
         FailureKind::BadData
     } else if error.chain().any(is_bad_input) {
         FailureKind::BadInput
+    } else if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(CollectiveError::Transport { .. }))) {
+        FailureKind::PeerLost
     } else if error.chain().any(|cause| is_out_of_memory(&cause.to_string())) {
         FailureKind::OutOfMemory
     } else {

@@ -3,7 +3,7 @@
 use common::control::{Activity, ControlClient, FromWorker, Phase, Progress};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -18,6 +18,8 @@ struct Shared {
     activity: Arc<Activity>,
     last: Mutex<Option<(Instant, u64)>>,
     done: AtomicU64,
+    /// Whether any unit was done since the worker started.
+    stepped: AtomicBool,
 }
 
 impl Reporter {
@@ -45,10 +47,27 @@ impl Reporter {
     pub fn step(&self, done: u64) {
         self.shared.done.store(done, Ordering::Relaxed);
         self.shared.activity.step(done);
+        if !self.shared.stepped.swap(true, Ordering::Relaxed) {
+            self.send(FromWorker::FirstStep { step: done });
+        }
+    }
+
+    /// Says that the job goes on after `done` units that were done before.
+    pub fn resume_at(&self, done: u64) {
+        self.shared.done.store(done, Ordering::Relaxed);
+        self.shared.activity.step(done);
     }
 
     fn new(coordinator: Option<ControlClient>, activity: Arc<Activity>) -> Self {
-        Self { shared: Arc::new(Shared { coordinator, activity, last: Mutex::new(None), done: AtomicU64::new(0) }) }
+        Self {
+            shared: Arc::new(Shared {
+                coordinator,
+                activity,
+                last: Mutex::new(None),
+                done: AtomicU64::new(0),
+                stepped: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// Says that `done` of `total` `unit`s (a plural: `steps`, `scenes`) are done, with further named figures.

@@ -10,6 +10,7 @@ use crate::training::run::{Leader, Training};
 use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
 use common::config::Config;
+use common::control::Spent;
 use common::shards::Manifest;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -41,7 +42,8 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
         None
     };
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
-    let ended = Training { recipe, state: &mut state, loader, slice, leader }.run(restored.step, context)?;
+    let ended =
+        Training { recipe, state: &mut state, loader, slice, leader, booked: Spent::default() }.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,
         "stopped": ended.stopped,

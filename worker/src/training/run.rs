@@ -8,6 +8,7 @@ use crate::data::{Batch, Loader, Slice};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
 use common::config::Config;
+use common::control::{Phase, Spent};
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
@@ -45,6 +46,8 @@ pub struct Training<'a> {
     pub slice: Slice,
     /// Present on rank 0.
     pub leader: Option<Leader>,
+    /// What had been spent at the last record.
+    pub booked: Spent,
 }
 
 impl Training<'_> {
@@ -55,18 +58,22 @@ impl Training<'_> {
     pub fn run(mut self, first: u64, context: &mut JobContext) -> anyhow::Result<Ended> {
         let config = context.config.clone();
         let mut ended = Ended { step: first, stopped: false, loss: None, images_per_second: None };
-        let mut window = Window::start();
+        let mut window = Window::default();
+        let reporter = context.reporter.clone();
+        reporter.resume_at(first);
+        self.booked = reporter.activity().pulse().spent;
         let mut rate = None;
         loop {
-            let asked = Instant::now();
+            reporter.enter(Phase::Data);
             let Some(batch) = self.loader.next_batch()? else { break };
-            let stalled = asked.elapsed();
+            reporter.enter(Phase::Compute);
             let stop = context.stop.requested();
             let outcome = self.recipe.run(self.state, &batch, self.slice.rows(), stop, context.collective.as_mut())?;
             let StepOutcome { loss, grad_norm, stop, attention } = outcome;
             ended.step = batch.step + 1;
             ended.stopped = stop && ended.step < config.train.steps;
-            window.push(ended.step, loss, grad_norm, stalled);
+            reporter.step(ended.step);
+            window.push(ended.step, loss, grad_norm);
             self.picture(ended.step, &batch, &attention, &config);
             self.write_down(&mut ended, &mut window, &config, context)?;
             if ended.stopped {
@@ -77,6 +84,7 @@ impl Training<'_> {
             ended.images_per_second = (images > 0).then(|| images as f64 / since.elapsed().as_secs_f64());
         }
         if let Some(leader) = &mut self.leader {
+            reporter.enter(Phase::Checkpoint);
             leader.saver.wait()?;
         }
         context.collective.barrier()?;
@@ -95,6 +103,7 @@ impl Training<'_> {
             self.record(step, figures, config, context);
         }
         if save && let Some(leader) = &mut self.leader {
+            context.reporter.enter(Phase::Checkpoint);
             leader.saver.save(self.state, step)?;
         }
         Ok(())
@@ -111,19 +120,23 @@ impl Training<'_> {
     }
 
     /// Reports the figures up to `step` steps, and on rank 0 writes them down.
-    fn record(&self, step: u64, figures: Figures, config: &Config, context: &JobContext) {
-        let images_per_second = figures.steps_per_second * config.train.global_batch as f64;
+    fn record(&mut self, step: u64, figures: Figures, config: &Config, context: &JobContext) {
+        let spent = context.reporter.activity().pulse().spent;
+        let recent = spent.since(&std::mem::replace(&mut self.booked, spent));
+        let seconds = recent.total().max(1e-9);
+        let images_per_second = (figures.steps * config.train.global_batch) as f64 / seconds;
         let shown = [
             ("loss", figures.loss),
             ("grad_norm", figures.grad_norm),
             ("images_per_second", images_per_second),
-            ("data_stall", figures.data_stall),
+            ("data_stall", recent.data / seconds),
         ];
+        let more = [("collective", recent.collective / seconds), ("checkpoint", recent.checkpoint / seconds), ("seconds", seconds)];
         let rates = self.recipe.learning_rates(step - 1);
         let [backbone, slot_attention, unet] = rates;
         let rates =
             [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];
-        let all: Vec<(&str, f64)> = shown.into_iter().chain(rates).collect();
+        let all: Vec<(&str, f64)> = shown.into_iter().chain(more).chain(rates).collect();
         context.reporter.progress(step, config.train.steps, "steps", &all);
         if let Some(leader) = &self.leader {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
