@@ -24,10 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 class Events:
     def __init__(self, folder):
         self.file = open(folder / "events.jsonl", "a", buffering=1)
-        self.restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
     def add(self, **fields):
-        self.file.write(json.dumps({"time": time.time(), "restart": self.restart} | fields) + "\n")
+        self.file.write(json.dumps({"time": time.time()} | fields) + "\n")
 
 
 def save(path, model, optimizer, step):

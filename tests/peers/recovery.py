@@ -157,17 +157,20 @@ class Side:
         for line in self.process.stderr:
             self.said.append((time.time(), line))
 
-    def wait(self, what, find, limit=PATIENCE):
-        """What `find` finds, as soon as it does."""
+    def look(self, find, limit):
+        """What `find` finds, as soon as it does; none if that takes too long or everything has ended."""
         started = time.monotonic()
         while (found := find()) is None:
-            ended = self.process.poll() is not None
-            if ended or time.monotonic() - started > limit:
-                if limit is not PATIENCE and not ended:
-                    return None
-                self.stop()
-                sys.exit(f"{self.name}: {what} did not happen:\n{''.join(line for _, line in self.said[-40:])}")
+            if self.process.poll() is not None or time.monotonic() - started > limit:
+                return None
             time.sleep(LOOK_AGAIN)
+        return found
+
+    def wait(self, what, find):
+        """What `find` must find."""
+        found = self.look(find, PATIENCE)
+        if found is None:
+            sys.exit(f"{self.name}: {what} did not happen:\n{''.join(line for _, line in self.said[-40:])}")
         return found
 
     def stop(self):
@@ -244,16 +247,16 @@ class Torchrun(Side):
         return [event for event in lines(self.run / "events.jsonl") if event["event"] == kind]
 
     def first_step(self, since=0.0):
-        """Of the workers that were started last; those before may finish a step after the kill."""
-        restart = 1 if since else 0
-        return next((event["time"] for event in self.events("step") if event["restart"] >= restart), None)
+        """Of workers started since then: those before may finish a step after the kill."""
+        started = next((event["time"] for event in self.events("started") if event["rank"] == 0 and event["time"] >= since), None)
+        return started and next((event["time"] for event in self.events("step") if event["time"] >= started), None)
 
     def ripe(self):
         saved, steps = self.events("saved"), self.events("step")
         return True if saved and steps[-1]["step"] >= saved[0]["step"] + STEPS_TO_LOSE else None
 
     def victim(self):
-        last = max(self.events("started"), key=lambda event: (event["restart"], event["rank"]))
+        last = max(self.events("started"), key=lambda event: event["rank"])
         return last["host"], last["pid"]
 
     def noticed(self, since):
@@ -270,7 +273,6 @@ def kill_round(side):
     side.place.kill(host, pid)
     noticed = side.wait("a notice", lambda: side.noticed(killed)) - killed
     recovered = side.wait("a next step", lambda: side.first_step(killed)) - killed
-    side.stop()
     return {"launch": launched, "noticed": noticed, "recovered": recovered}
 
 
@@ -280,8 +282,7 @@ def cut_round(side):
     host, _ = side.victim()
     cut = time.time()
     side.place.cut(host)
-    noticed = side.wait("a notice", lambda: side.noticed(cut), CUT_LIMIT)
-    side.stop()
+    noticed = side.look(lambda: side.noticed(cut), CUT_LIMIT)
     return {"cut": noticed and noticed - cut}
 
 
@@ -299,7 +300,11 @@ def measure(place, options):
     turns = [kill_round] * options.rounds + [cut_round] * (1 if options.hosts > 1 else 0)
     for number, turn in enumerate(turns):
         for side, values in figures.items():
-            seen = turn(side(place, options, number))
+            run = side(place, options, number)
+            try:
+                seen = turn(run)
+            finally:
+                run.stop()
             for figure, value in seen.items():
                 values.setdefault(figure, []).append(value)
             shown = "  ".join(f"{figure} {text(value)}" for figure, value in seen.items())
