@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use common::job::Job;
+use common::rehearsal::Fault;
 
 use crate::guard::GuardArguments;
 
@@ -71,6 +72,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = Job::Train)]
         job: Job,
     },
+    /// Let something happen to a run at a chosen step, and measure what that costs beside a run that nothing happens to
+    Rehearse(RehearseArguments),
     /// Print what `launch` would run, and run nothing
     Plan {
         /// Which run and how.
@@ -130,6 +133,34 @@ pub(crate) enum CheckpointsCommand {
         #[arg(long)]
         ema: bool,
     },
+}
+
+/// What shall happen, and to which run.
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArguments {
+    /// kill-rank, kill-host, hang, preempt or full-disk
+    pub(crate) fault: Fault,
+    /// Configuration of both runs, which come into <run.root>/<run.name>-rehearsals
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Change one key of the configuration; `train.steps=N` makes the runs short
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// After which step it happens; full-disk: at the first save after it
+    #[arg(long, value_name = "N")]
+    pub(crate) at_step: u64,
+    /// To which worker; with kill-host to that worker's host
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub(crate) rank: usize,
+    /// Number of hosts, instead of cluster.nodes
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Number of workers on each host, instead of cluster.workers_per_node
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which run and how.

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Launch { run, json, wait, again } => commands::launch::run(&run, Manner { json, wait, again }),
         Command::Guard(arguments) => guard::run(&arguments),
         Command::Probe { file, worker } => preflight::answer_probe(&file, &worker),
+        Command::Rehearse(arguments) => commands::rehearse::run(&arguments),
         Command::Stop { run, job } => commands::stop::run(run, job),
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),

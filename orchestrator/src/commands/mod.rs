@@ -5,6 +5,7 @@ pub(crate) mod launch;
 pub(crate) mod logs;
 pub(crate) mod plan;
 mod prepare;
+pub(crate) mod rehearse;
 pub(crate) mod status;
 pub(crate) mod stop;
 mod summary;

@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
             println!("\ncommand line");
             println!("  sbatch {}", launchers::shell_line(&submission.command_line()));
             println!("\nand in the job, for each generation");
-            for process in launchers::in_job(cluster.threads_per_worker).processes(spec, 1, &hosts) {
+            let names: Vec<String> = (1..=cluster.nodes).map(|host| format!("HOST{host}")).collect();
+            for process in launchers::in_job(cluster.threads_per_worker).processes(spec, 1, &names) {
                 println!("  {process}");
             }
             if std::path::Path::new(&submission.script).is_file() {
