@@ -91,7 +91,7 @@ impl Cluster {
     /// Ends all jobs and has every host run and connected.
     fn clear(&self) {
         self.run("scancel", &["--user", "root"]);
-        self.script(&["settle"]);
+        self.settle();
         self.wait_for("the end of all jobs", PATIENCE, || self.run("squeue", &["--noheader"]).is_empty().then_some(()));
     }
 
@@ -196,6 +196,11 @@ impl Cluster {
     /// Puts a host back on the network; returns when Slurm uses it again.
     pub fn heal(&self, node: &str) {
         self.script(&["heal", node]);
+    }
+
+    /// Starts what is killed and connects what is cut off.
+    pub fn settle(&self) {
+        self.script(&["settle"]);
     }
 
     /// `cluster.sh COMMAND FOLDER ARGUMENTS`

@@ -78,9 +78,8 @@ impl<'a> ClusterLab<'a> {
     /// Waits until the run has done `step` steps in `generation` or a later one.
     fn wait_for_step(&self, running: &mut Running, generation: u64, step: u64) {
         running.wait_until(&format!("step {step} of generation {generation}"), PATIENCE, || {
-            let begun = self.entries().iter().any(|entry| {
-                entry.generation >= generation && matches!(entry.event, Event::FirstStep { .. })
-            });
+            let begun =
+                self.entries().iter().any(|entry| entry.generation >= generation && matches!(entry.event, Event::FirstStep { .. }));
             (begun && last_step(&self.run())? >= step).then_some(())
         });
     }

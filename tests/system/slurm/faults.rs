@@ -104,7 +104,8 @@ fn a_killed_coordinator_is_followed_by_another_one_in_the_same_job() {
 
 /// The process on the first host that is no guard.
 fn kill_coordinator(lab: &ClusterLab) {
-    let is_guard = |pid: &nix::unistd::Pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains("guard");
+    let is_guard =
+        |pid: &nix::unistd::Pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains("guard");
     let mut found = lab.processes("node1", "orchestrator");
     found.retain(|pid| !is_guard(pid));
     assert_eq!(found.len(), 1, "one coordinator");

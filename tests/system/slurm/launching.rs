@@ -29,7 +29,8 @@ fn launch_from_the_login_node_submits_follows_and_says_how_it_would() {
     let Some(cluster) = claim("launching::launch_from_the_login_node_submits_follows_and_says_how_it_would") else { return };
     let lab = ClusterLab::new(&cluster);
     let plan = lab.orchestrator(&["plan", "--config", "tiny.toml", "--nodes", "4"]);
-    let words = ["sbatch --job-name=lsd-tiny --nodes=4", "--ntasks=4", "3     host 4", "Slurm would take it", "guard train --run-dir"];
+    let words =
+        ["sbatch --job-name=lsd-tiny --nodes=4", "--ntasks=4", "3     host 4", "Slurm would take it", "guard train --run-dir"];
     words.iter().for_each(|word| assert!(plan.expect_success().stdout.contains(word), "{word} in {}", plan.stdout));
     assert!(!lab.run().path().exists(), "a plan leaves nothing");
 
@@ -46,7 +47,8 @@ fn launch_from_the_login_node_submits_follows_and_says_how_it_would() {
 fn without_slurm_mpirun_reaches_the_hosts_by_ssh() {
     let Some(cluster) = claim("launching::without_slurm_mpirun_reaches_the_hosts_by_ssh") else { return };
     let lab = ClusterLab::new(&cluster);
-    let mut command = lab.command(&["launch", "--config", "tiny.toml", "--hosts", &NODES.join(","), "--set", "cluster.launcher=mpirun"]);
+    let mut command =
+        lab.command(&["launch", "--config", "tiny.toml", "--hosts", &NODES.join(","), "--set", "cluster.launcher=mpirun"]);
     command.env("OMPI_MCA_plm_rsh_args", format!("-F {}", cluster.ssh_config().display()));
     command.env("OMPI_MCA_btl_tcp_if_include", "10.77.0.0/24").env("OMPI_MCA_oob_tcp_if_include", "10.77.0.0/24");
     crate::processes::Running::start_piped(command).wait(PATIENCE).expect_success();

@@ -34,7 +34,9 @@ fn a_cancelled_job_saves_and_stays_away() {
 
 #[test]
 fn a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights() {
-    let Some(cluster) = claim("stopping::a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights") else { return };
+    let Some(cluster) = claim("stopping::a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights") else {
+        return;
+    };
     let lab = ClusterLab::new(&cluster);
     let mut launch = lab.launch();
     lab.wait_for_step(&mut launch, 1, 10);
