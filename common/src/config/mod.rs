@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 pub mod load;
 mod model;
+pub mod size;
 mod train;
 pub mod validate;
 
