@@ -7,7 +7,7 @@ fn what_slurm_would_not_take_is_refused_in_its_own_words() {
     let Some(cluster) = claim("bad_input::what_slurm_would_not_take_is_refused_in_its_own_words") else { return };
     let lab = ClusterLab::new(&cluster);
     let cases: [(&str, &[&str]); 3] = [
-        ("cluster.slurm.partition=nowhere", &["invalid partition", "nowhere"]),
+        ("cluster.slurm.partition=nowhere", &["Invalid partition", "nowhere"]),
         ("cluster.slurm.gpus_per_node=3", &["Slurm refused", "--gpus-per-node=3"]),
         ("cluster.nodes=9", &["Slurm refused", "--nodes=9"]),
     ];
