@@ -64,6 +64,17 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show where the time of a run went, and how often it should save
+    Goodput {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to account for [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// Print as JSON, in seconds
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at the checkpoints of a run, or take the weights out of them
     Checkpoints {
         /// What about them.

@@ -5,8 +5,10 @@ mod commands;
 mod coordinator;
 mod exit;
 mod launchers;
+mod observe;
 mod preflight;
 mod run_folder;
+mod story;
 mod supervisor;
 
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
+        Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
         Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
         Command::Checkpoints { command: CheckpointsCommand::Export { run, to, ema } } => {
             commands::checkpoints::export(run, &to, ema)

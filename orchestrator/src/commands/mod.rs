@@ -1,9 +1,12 @@
-//! One file per command.
+//! One file or folder per command.
 
 pub(crate) mod checkpoints;
+pub(crate) mod goodput;
 pub(crate) mod launch;
 pub(crate) mod logs;
+mod output;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod status;
 mod summary;
+mod words;
