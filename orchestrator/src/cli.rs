@@ -64,6 +64,29 @@ pub(crate) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
+    List {
+        /// The folder that the runs are in
+        #[arg(default_value = "runs")]
+        root: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain the newest failure of a run: who was first, who followed, what was done about it
+    Why {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// The generation whose failure to explain [default: the last that failed]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show where the time of a run went, and how often it should save
     Goodput {
         /// The run's folder, as runs/NAME

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
+        Command::List { root, json } => commands::list::run(&root, json),
+        Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
         Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
         Command::Checkpoints { command: CheckpointsCommand::Export { run, to, ema } } => {

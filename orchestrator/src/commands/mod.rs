@@ -3,10 +3,12 @@
 pub(crate) mod checkpoints;
 pub(crate) mod goodput;
 pub(crate) mod launch;
+pub(crate) mod list;
 pub(crate) mod logs;
 mod output;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod status;
 mod summary;
+pub(crate) mod why;
 mod words;

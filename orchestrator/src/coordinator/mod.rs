@@ -22,7 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 pub(crate) use display::{Display, describe, significant};
 use processes::Processes;
-pub(crate) use status::Status;
+pub(crate) use status::{Status, WorkerStatus};
 
 use crate::launchers::{LaunchSpec, Launcher};
 use crate::supervisor::{Command, Event, Options, Outcome, Patience, State, StopSignal, Supervisor};

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::forecast::Terms;
 use super::{Forecast, Observer, Queue, Standing};
+use crate::coordinator::Status;
 use crate::story::{Incident, Ledger, Outline, Present, Time, newest_incident, since_1970, time};
 
 /// A job at one moment.
@@ -57,7 +58,7 @@ impl View {
             now,
             standing,
             sign,
-            checkpoint: outline.checkpoint,
+            checkpoint: outline.checkpoint.max(status.and_then(saved)),
             forecast: progress.and_then(|progress| Forecast::of(progress, &terms)),
             ledger,
             failure: newest_incident(&observer.entries, observer.records()),
@@ -83,4 +84,9 @@ impl View {
     pub(crate) fn ago(&self, time: Time) -> Duration {
         self.now.saturating_sub(time)
     }
+}
+
+/// The newest checkpoint of the launch that wrote the status.
+fn saved(status: &Status) -> Option<(u64, Time)> {
+    Some((status.checkpoint?, time(status.checkpoint_committed.as_deref()?)?))
 }
