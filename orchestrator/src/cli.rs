@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use common::job::Job;
 
+use crate::commands::logs::LogsArguments;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -50,19 +52,13 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the workers' logs
+    /// Print the logs of the workers and of their launcher, merged by time
     Logs {
         /// The run's folder, as runs/NAME
         run: PathBuf,
-        /// The job whose logs to print
-        #[arg(long, default_value_t = Job::Train)]
-        job: Job,
-        /// Only this worker's
-        #[arg(long)]
-        rank: Option<usize>,
-        /// Go on printing what is added, until interrupted
-        #[arg(short, long)]
-        follow: bool,
+        /// Which lines.
+        #[command(flatten)]
+        lines: LogsArguments,
     },
     /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
     List {

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Command::Launch { run, json } => commands::launch::run(&run, json),
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
-        Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
+        Command::Logs { run, lines } => commands::logs::run(run, lines),
         Command::List { root, json } => commands::list::run(&root, json),
         Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),

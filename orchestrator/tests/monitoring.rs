@@ -312,3 +312,76 @@ fn status_of_4096_workers_takes_a_moment() {
     // A tenth of a second on an idle machine; tests share theirs.
     assert!(taken < Duration::from_secs(2), "{taken:?}");
 }
+
+/// Two ranks on two hosts, and their launcher.
+fn logs(lab: &Lab, run: &RunDir, generation: u64) {
+    let joined = |rank: usize| Event::WorkerJoined { rank, host: format!("n00{rank}.cluster"), pid: 1, device: "cpu".into() };
+    lab.journal(run, vec![(9.0, generation, joined(0), ""), (9.0, generation, joined(1), "")]);
+    fs::create_dir_all(run.log_dir(generation)).unwrap();
+    let line = |ago: f64, rank: usize, text: &str| format!("{} rank={rank} {text}\n", lab.clock(ago));
+    fs::write(run.log_file(generation, 0), line(5.0, 0, " INFO one") + &line(3.0, 0, " INFO three")).unwrap();
+    fs::write(run.log_file(generation, 1), line(4.0, 1, "ERROR two") + "caused by: nothing\n").unwrap();
+}
+
+#[test]
+fn logs_of_all_ranks_are_merged_and_chosen() {
+    let lab = Lab::new();
+    let run = lab.run("a");
+    lab.journal(&run, vec![(10.0, 1, launched("1"), "")]);
+    assert!(bad_input(&lab.command(&["logs", "runs/a"]).output().unwrap()).contains("nothing was launched yet"));
+    logs(&lab, &run, 1);
+    fs::write(run.launcher_log(1), "mpirun: hello\n").unwrap();
+    logs(&lab, &run, 2);
+    let ask = |arguments: &[&str]| {
+        let text = lab.ask(&[&["logs", "runs/a"], arguments].concat());
+        text.lines().map(|line| line.split_once(" | ").map_or(line, |(who, _)| who).trim().to_owned()).collect::<Vec<_>>()
+    };
+    let text = lab.ask(&["logs", "runs/a"]);
+    let ends: Vec<&str> = text.lines().map(|line| line.split_whitespace().last().unwrap()).collect();
+    assert_eq!(ends, ["one", "two", "nothing", "three"], "{text}");
+    assert_eq!(ask(&[]), ["n000.cluster 0", "n001.cluster 1", "n001.cluster 1", "n000.cluster 0"]);
+    assert_eq!(ask(&["--generation", "1"]).last().map(String::as_str), Some("launcher"));
+    assert_eq!(ask(&["--generation", "all"]).len(), 9);
+    let alone = lab.ask(&["logs", "runs/a", "--host", "n001", "--level", "warn"]);
+    assert!(!alone.contains(" | ") && alone.contains("ERROR two") && alone.ends_with("caused by: nothing\n"), "{alone}");
+    assert_eq!(lab.ask(&["logs", "runs/a", "--grep", "caused by|three", "--since", "1h"]).lines().count(), 3);
+    assert_eq!(lab.ask(&["logs", "runs/a", "--since", "1s"]), "");
+    for (arguments, words) in [(["--rank", "7"], "rank 7"), (["--generation", "9"], "gen-009"), (["--host", "n9"], "host n9")] {
+        let line = bad_input(&lab.command(&[&["logs", "runs/a"], &arguments[..]].concat()).output().unwrap());
+        assert!(line.contains(words), "{line}");
+    }
+    let wrong = lab.command(&["logs", "runs/a", "--grep", "("]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn logs_are_followed_into_the_next_generation_and_end_with_their_reader() {
+    let lab = Lab::new();
+    let run = lab.run("a");
+    lab.journal(&run, vec![(10.0, 1, launched("1"), "")]);
+    let mut child = lab.command(&["logs", "runs/a", "--follow"]).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = || lines.next().unwrap().unwrap();
+    let words = ["one", "two", "nothing", "three"];
+    for generation in [1, 2] {
+        logs(&lab, &run, generation);
+        let mut seen: Vec<String> = words.iter().map(|_| next().split_whitespace().last().unwrap().to_owned()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ["nothing", "one", "three", "two"]);
+    }
+    let mut file = fs::OpenOptions::new().append(true).open(run.log_file(2, 1)).unwrap();
+    write!(file, "half").unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    writeln!(file, " a line").unwrap();
+    assert!(next().ends_with("n001.cluster 1 | half a line"));
+    drop(lines);
+    let asked = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(asked.elapsed() < Duration::from_secs(60), "it outlives its reader");
+        writeln!(file, "more").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8(output.stderr).unwrap().ends_with("-- generation 2 --\n"));
+}
