@@ -2,6 +2,8 @@
 
 mod display;
 mod processes;
+#[allow(dead_code, reason = "the coordinator does not listen yet")]
+pub(crate) mod prometheus;
 mod status;
 
 use std::collections::HashMap;
