@@ -8,6 +8,8 @@ use common::rehearsal::Fault;
 
 use crate::guard::GuardArguments;
 
+use crate::commands::logs::LogsArguments;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -88,19 +90,47 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the workers' logs
+    /// Print the logs of the workers and of their launcher, merged by time
     Logs {
         /// The run's folder, as runs/NAME
         run: PathBuf,
-        /// The job whose logs to print
-        #[arg(long, default_value_t = Job::Train)]
-        job: Job,
-        /// Only this worker's
+        /// Which lines.
+        #[command(flatten)]
+        lines: LogsArguments,
+    },
+    /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
+    List {
+        /// The folder that the runs are in
+        #[arg(default_value = "runs")]
+        root: PathBuf,
+        /// Print as JSON
         #[arg(long)]
-        rank: Option<usize>,
-        /// Go on printing what is added, until interrupted
-        #[arg(short, long)]
-        follow: bool,
+        json: bool,
+    },
+    /// Explain the newest failure of a run: who was first, who followed, what was done about it
+    Why {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// The generation whose failure to explain [default: the last that failed]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the time of a run went, and how often it should save
+    Goodput {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to account for [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// Print as JSON, in seconds
+        #[arg(long)]
+        json: bool,
     },
     /// Look at the checkpoints of a run, or take the weights out of them
     Checkpoints {

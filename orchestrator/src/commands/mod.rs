@@ -1,8 +1,11 @@
-//! One file per command.
+//! One file or folder per command.
 
 pub(crate) mod checkpoints;
+pub(crate) mod goodput;
 pub(crate) mod launch;
+pub(crate) mod list;
 pub(crate) mod logs;
+mod output;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod rehearse;
@@ -10,5 +13,7 @@ pub(crate) mod status;
 pub(crate) mod stop;
 mod summary;
 mod waiting;
+pub(crate) mod why;
+mod words;
 
 pub(crate) use logs::tail;

@@ -32,6 +32,16 @@ impl Supervisor {
             self.investigate(vec![rank], step, cause, now);
             return;
         }
+        let stuck = self
+            .workers
+            .iter()
+            .find(|worker| worker.pulse.phase == Doing::Connecting && worker.pulse.phase_seconds >= patience.connect.as_secs_f64());
+        if let Some(worker) = stuck.filter(|_| matches!(self.phase, Phase::Running)) {
+            let cause = format!("has been connecting to the other workers for {} s", patience.connect.as_secs());
+            let (rank, step) = (worker.hello.rank, worker.step);
+            self.investigate(vec![rank], step, cause, now);
+            return;
+        }
         // Other jobs report in units of very different sizes.
         if self.options.job != common::job::Job::Train || !matches!(self.phase, Phase::Running) {
             return;
