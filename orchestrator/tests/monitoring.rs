@@ -225,6 +225,28 @@ fn status_is_one_screen_with_deadline_goodput_and_the_last_failure() {
 }
 
 #[test]
+fn top_prints_a_frame_and_refuses_what_is_no_terminal() {
+    let lab = Lab::new();
+    let run = lab.run("a");
+    story(&lab, &run);
+    let text = lab.ask(&["top", "runs/a", "--once"]);
+    assert_eq!(text.lines().count(), 40);
+    for words in [
+        "train: running, generation 2",
+        "612/3000 steps",
+        " ranks 1-",
+        "n001",
+        " loss ",
+        "redone work",
+        "restart 1 of 2",
+        "1 more allocation",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    assert!(bad_input(&lab.command(&["top", "runs/a"]).output().unwrap()).contains("--once"));
+}
+
+#[test]
 fn goodput_books_every_second() {
     let lab = Lab::new();
     let run = lab.run("a");

@@ -10,5 +10,6 @@ pub(crate) mod plan;
 mod prepare;
 pub(crate) mod status;
 mod summary;
+pub(crate) mod top;
 pub(crate) mod why;
 mod words;

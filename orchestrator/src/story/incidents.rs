@@ -137,7 +137,7 @@ fn incident(index: usize, entries: &[Entry], records: &[Record], hosts: &HashMap
 /// It is written before or after the failure that it is about.
 fn hang_report(entries: &[Entry], generation: u64) -> Option<String> {
     let own = entries.iter().filter(|entry| entry.generation == generation);
-    own.filter_map(|entry| if let Event::HangReport { file } = &entry.event { Some(file.clone()) } else { None }).last()
+    own.filter_map(|entry| if let Event::HangReport { file } = &entry.event { Some(file.clone()) } else { None }).next_back()
 }
 
 fn noticed_within(index: usize, entries: &[Entry], records: &[Record]) -> Option<f64> {
