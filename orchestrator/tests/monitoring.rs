@@ -193,7 +193,11 @@ fn why_of_a_run_without_failures_says_how_it_stands() {
     assert!(bad_input(&lab.command(&["why", "runs/a"]).output().unwrap()).contains("runs/a"));
     lab.journal(&run, vec![(500.0, 1, launched("4711"), ""), (500.0, 1, started(), "")]);
     let text = lab.ask(&["why", "runs/a"]);
-    assert!(text.starts_with("nothing has failed\n\nnow: vanished: the orchestrator on n000 fell silent 8m 20s ago"), "{text}");
+    assert!(text.starts_with("now: vanished: the orchestrator on n000 fell silent 8m 20s ago"), "{text}");
+    assert!(text.ends_with("\n\nnothing has failed\n"), "{text}");
+    lab.journal(&run, vec![(1.0, 1, Event::Finished, "")]);
+    let text = lab.ask(&["why", "runs/a"]);
+    assert_eq!(text, "nothing has failed\n\nnow: finished, generation 1\n");
 }
 
 #[test]

@@ -82,6 +82,8 @@ pub(crate) struct Restart {
     pub(crate) redone: Option<u64>,
     /// Whether it failed before it made a step.
     pub(crate) failed_too: bool,
+    /// Whether it is over.
+    pub(crate) ended: bool,
 }
 
 /// All failures, oldest first.
@@ -191,6 +193,7 @@ fn restart(failure: usize, start: usize, step: u64, later_launch: bool, entries:
         recovery: first.and_then(|(_, when)| between(when)),
         redone: from.map(|from| step.saturating_sub(from)),
         failed_too: first.is_none() && own().any(|entry| matches!(entry.event, Event::Failed { .. })),
+        ended: own().any(|entry| entry.event == Event::GenerationEnded),
     }
 }
 
@@ -229,6 +232,7 @@ mod tests {
             recovery: Some(12.0),
             redone: Some(112),
             failed_too: false,
+            ended: false,
         };
         assert_eq!(incidents(&entries, &records)[0].aftermath, Aftermath::Restarted(restart));
     }
