@@ -98,6 +98,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         lines: LogsArguments,
     },
+    /// Watch a run on a screen that renews itself, from its files alone
+    Top {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to watch [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// Print a single frame as text
+        #[arg(long)]
+        once: bool,
+    },
     /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
     List {
         /// The folder that the runs are in

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, lines } => commands::logs::run(run, lines),
+        Command::Top { run, job, once } => commands::top::run(run, job, once),
         Command::List { root, json } => commands::list::run(&root, json),
         Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),

@@ -193,7 +193,11 @@ fn why_of_a_run_without_failures_says_how_it_stands() {
     assert!(bad_input(&lab.command(&["why", "runs/a"]).output().unwrap()).contains("runs/a"));
     lab.journal(&run, vec![(500.0, 1, launched("4711"), ""), (500.0, 1, started(), "")]);
     let text = lab.ask(&["why", "runs/a"]);
-    assert!(text.starts_with("nothing has failed\n\nnow: vanished: the orchestrator on n000 fell silent 8m 20s ago"), "{text}");
+    assert!(text.starts_with("now: vanished: the orchestrator on n000 fell silent 8m 20s ago"), "{text}");
+    assert!(text.ends_with("\n\nnothing has failed\n"), "{text}");
+    lab.journal(&run, vec![(1.0, 1, Event::Finished, "")]);
+    let text = lab.ask(&["why", "runs/a"]);
+    assert_eq!(text, "nothing has failed\n\nnow: finished, generation 1\n");
 }
 
 #[test]
@@ -222,6 +226,28 @@ fn status_is_one_screen_with_deadline_goodput_and_the_last_failure() {
     assert_eq!((&report["state"], &report["standing"], &report["vanished"]), (&json!("running"), &json!("running"), &json!(false)));
     assert_eq!((&report["forecast"]["allocations"], &report["newest_checkpoint"][0]), (&json!(1), &json!(100)));
     assert_eq!(report["workers"].as_array().unwrap().len(), 16);
+}
+
+#[test]
+fn top_prints_a_frame_and_refuses_what_is_no_terminal() {
+    let lab = Lab::new();
+    let run = lab.run("a");
+    story(&lab, &run);
+    let text = lab.ask(&["top", "runs/a", "--once"]);
+    assert_eq!(text.lines().count(), 40);
+    for words in [
+        "train: running, generation 2",
+        "612/3000 steps",
+        " ranks 1-",
+        "n001",
+        " loss ",
+        "redone work",
+        "restart 1 of 2",
+        "1 more allocation",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    assert!(bad_input(&lab.command(&["top", "runs/a"]).output().unwrap()).contains("--once"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(crate) mod rehearse;
 pub(crate) mod status;
 pub(crate) mod stop;
 mod summary;
+pub(crate) mod top;
 mod waiting;
 pub(crate) mod why;
 mod words;

@@ -53,7 +53,12 @@ pub(crate) fn run(run: PathBuf, job: Option<Job>, generation: Option<u64>, json:
         (None, Some(generation)) => format!("generation {generation} did not fail\n"),
         (None, None) => "nothing has failed\n".into(),
     };
-    let _ = writeln!(text, "\nnow: {stands}");
+    if view.standing == Standing::Vanished && generation.is_none() {
+        // Nobody was left to write that down, and it is the newest thing that went wrong.
+        text = format!("{}\n\n{text}", styled(&format!("now: {stands}"), Style::new().red().bold(), colours()));
+    } else {
+        let _ = writeln!(text, "\nnow: {stands}");
+    }
     let others: Vec<&Incident> =
         incidents.iter().enumerate().filter(|(index, _)| Some(*index) != chosen).map(|(_, other)| other).collect();
     text += &table(&others);
@@ -140,6 +145,7 @@ fn restarted(restart: &Restart) -> String {
             text += &format!(" from step {step}, its first step {} after the failure{redone}", brief_seconds(recovery));
         }
         _ if restart.failed_too => text += ", which failed before its first step",
+        _ if restart.ended => {}
         _ => text += ", which has not made a step yet",
     }
     text

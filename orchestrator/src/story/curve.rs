@@ -30,11 +30,6 @@ impl Curve {
         };
         self.points.chunks(size).map(mean).collect()
     }
-
-    /// The newest value.
-    pub(crate) fn last(&self) -> Option<f64> {
-        self.points.last().map(|(_, value)| *value)
-    }
 }
 
 #[cfg(test)]
@@ -53,7 +48,6 @@ mod tests {
         ];
         let curve = Curve::of(&records, |record| record.loss);
         assert_eq!(curve.thinned(10), [(10.0, 4.0), (20.0, 2.0)]);
-        assert_eq!(curve.last(), Some(2.0));
         assert_eq!(Curve::of(&records[..3], |record| record.loss).thinned(2), [(15.0, 3.5), (30.0, 9.0)]);
         assert_eq!(Curve::default().thinned(2), []);
     }

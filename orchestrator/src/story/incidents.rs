@@ -82,6 +82,8 @@ pub(crate) struct Restart {
     pub(crate) redone: Option<u64>,
     /// Whether it failed before it made a step.
     pub(crate) failed_too: bool,
+    /// Whether it is over.
+    pub(crate) ended: bool,
 }
 
 /// All failures, oldest first.
@@ -137,7 +139,7 @@ fn incident(index: usize, entries: &[Entry], records: &[Record], hosts: &HashMap
 /// It is written before or after the failure that it is about.
 fn hang_report(entries: &[Entry], generation: u64) -> Option<String> {
     let own = entries.iter().filter(|entry| entry.generation == generation);
-    own.filter_map(|entry| if let Event::HangReport { file } = &entry.event { Some(file.clone()) } else { None }).last()
+    own.filter_map(|entry| if let Event::HangReport { file } = &entry.event { Some(file.clone()) } else { None }).next_back()
 }
 
 fn noticed_within(index: usize, entries: &[Entry], records: &[Record]) -> Option<f64> {
@@ -191,6 +193,7 @@ fn restart(failure: usize, start: usize, step: u64, later_launch: bool, entries:
         recovery: first.and_then(|(_, when)| between(when)),
         redone: from.map(|from| step.saturating_sub(from)),
         failed_too: first.is_none() && own().any(|entry| matches!(entry.event, Event::Failed { .. })),
+        ended: own().any(|entry| entry.event == Event::GenerationEnded),
     }
 }
 
@@ -229,6 +232,7 @@ mod tests {
             recovery: Some(12.0),
             redone: Some(112),
             failed_too: false,
+            ended: false,
         };
         assert_eq!(incidents(&entries, &records)[0].aftermath, Aftermath::Restarted(restart));
     }

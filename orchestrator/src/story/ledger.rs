@@ -20,7 +20,8 @@
 //!
 //! After the last record, a failure that says how many steps were done accounts for them at the pace of the last record; what is left
 //! went by before anybody noticed, and is restart. A generation that ends in order makes a record and then saves: what is left is
-//! checkpoint. A generation without any record (jobs that write none) is taken as work throughout.
+//! checkpoint. A generation without any record (jobs that write none) is taken as work throughout. Journals from before first steps were
+//! told (their generations do not say how many workers they have) count as working once all workers have reported.
 //!
 //! Nothing is booked after the end of a run, unless it is launched again later.
 
@@ -103,6 +104,8 @@ struct Clerk {
     generation: u64,
     /// Whether that generation has failed.
     failed: bool,
+    /// Whether its first step will not be told.
+    old: bool,
     /// Whether it has written a record.
     recorded: bool,
     /// The highest step of it, and of those before it.
@@ -121,6 +124,7 @@ impl Clerk {
             sign: from,
             generation: 0,
             failed: false,
+            old: false,
             recorded: false,
             highest: 0,
             reached: 0,
@@ -218,7 +222,8 @@ impl Clerk {
                 }
             }
             Event::Launched { slurm_job, .. } => self.launched(slurm_job.clone(), when),
-            Event::GenerationStarted { .. } => {
+            Event::GenerationStarted { world, .. } => {
+                self.old = *world == 0;
                 self.reached = self.reached.max(self.highest);
                 (self.generation, self.highest, self.failed, self.recorded) = (entry.generation, 0, false, false);
             }
@@ -226,6 +231,10 @@ impl Clerk {
                 self.book_doing(when);
                 self.doing = Doing::Working(Some(*step));
                 self.highest = self.highest.max(*step);
+            }
+            Event::Running if self.old && matches!(self.doing, Doing::Starting | Doing::Recovering) && !self.failed => {
+                self.book_doing(when);
+                self.doing = Doing::Working(None);
             }
             Event::CheckpointCommitted { seconds, .. } => {
                 self.ledger.checkpoints += 1;
@@ -267,7 +276,8 @@ impl Clerk {
             let reported = from.map_or(0, |from| step.saturating_sub(from));
             let accounted = match self.ledger.pace {
                 Some(pace) => super::record::seconds(pace * reported as f64).min(open),
-                None => open,
+                None if step > 0 => open,
+                None => Duration::ZERO,
             };
             self.highest = self.highest.max(step);
             self.work(accounted, from, self.highest, &Record::default());

@@ -88,12 +88,13 @@ fn between_two_launches_nobody_is_in_charge_unless_slurm_is() {
 
 #[test]
 fn journals_and_metrics_from_before_the_cluster() {
-    let mut entries = vec![at(0.0, 1, launched(None)), at(0.0, 1, started()), at(2.0, 1, Event::Running)];
+    let started_once = Event::GenerationStarted { world: 0, hosts: Vec::new() };
+    let mut entries = vec![at(0.0, 1, launched(None)), at(0.0, 1, started_once), at(2.0, 1, Event::Running)];
     let old = |seconds, step| Record { seconds: None, data_stall: Some(0.5), ..record(seconds, 1, step, 0.0) };
     let records = [old(10.0, 10), old(20.0, 20)];
-    assert_eq!(books(&entries, &records, present(20.0, 20.0)), [(Book::Useful, 5), (Book::DataStall, 5), (Book::Start, 10)]);
-    entries.extend([at(3.0, 1, first(1)), at(30.0, 1, Event::GenerationEnded), at(30.0, 1, Event::Finished)]);
-    assert_eq!(books(&entries, &[], present(30.0, 30.0)), [(Book::Useful, 27), (Book::Start, 3)], "a job that writes no records");
+    assert_eq!(books(&entries, &records, present(20.0, 20.0)), [(Book::Useful, 9), (Book::DataStall, 9), (Book::Start, 2)]);
+    entries.extend([at(30.0, 1, Event::GenerationEnded), at(30.0, 1, Event::Finished)]);
+    assert_eq!(books(&entries, &[], present(30.0, 30.0)), [(Book::Useful, 28), (Book::Start, 2)], "a job that writes no records");
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

@@ -50,11 +50,6 @@ impl Outline {
         outline
     }
 
-    /// Whether a coordinator is in charge that has not said that it ended.
-    pub(crate) fn in_charge(&self) -> bool {
-        self.launched.is_some() && self.over.is_none()
-    }
-
     fn add(&mut self, entry: &Entry) {
         let when = time(&entry.time);
         self.last = when.or(self.last);
@@ -96,11 +91,11 @@ mod tests {
         assert_eq!(outline(vec![submitted.clone()]).pending.as_deref(), Some("7"));
         let mut story = vec![submitted, launched(Some("7")), started()];
         let running = outline(story.clone());
-        assert_eq!((running.pending.as_deref(), running.slurm_job.as_deref(), running.in_charge()), (None, Some("7"), true));
+        assert_eq!((running.pending.as_deref(), running.slurm_job.as_deref(), running.over), (None, Some("7"), None));
         assert_eq!((running.world, running.hosts.len(), running.generation), (2, 2, 1));
         story.extend([Event::Requeued { slurm_job: "7".into() }, Event::Ended { exit_code: 143 }]);
         let requeued = outline(story.clone());
-        assert_eq!((requeued.pending.as_deref(), requeued.over, requeued.in_charge()), (Some("7"), Some(Over::Ended(143)), false));
+        assert_eq!((requeued.pending.as_deref(), requeued.over), (Some("7"), Some(Over::Ended(143))));
         story.push(launched(None));
         assert_eq!(outline(story).pending, None);
     }

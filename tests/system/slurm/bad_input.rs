@@ -9,7 +9,7 @@ fn what_slurm_would_not_take_is_refused_in_its_own_words() {
     let cases: [(&str, &[&str]); 3] = [
         ("cluster.slurm.partition=nowhere", &["Invalid partition", "nowhere"]),
         ("cluster.slurm.gpus_per_node=3", &["Slurm refused", "--gpus-per-node=3"]),
-        ("cluster.nodes=9", &["Slurm refused", "--nodes=9"]),
+        ("cluster.nodes=5", &["Slurm refused", "--nodes=5"]),
     ];
     for (setting, words) in cases {
         let refused = lab.orchestrator(&["launch", "--config", "tiny.toml", "--set", "cluster.nodes=4", "--set", setting]);

@@ -59,7 +59,7 @@ fn a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights
 fn a_run_whose_time_is_over_saves_before_and_goes_back_into_the_queue() {
     let Some(cluster) = claim("stopping::a_run_whose_time_is_over_saves_before_and_goes_back_into_the_queue") else { return };
     let lab = ClusterLab::new(&cluster);
-    let arguments = ["launch", "--config", "tiny.toml", "--nodes", "4", "--wait", "--set", "cluster.slurm.time=1"];
+    let arguments = ["launch", "--config", "tiny.toml", "--nodes", "4", "--wait", "--set", "cluster.slurm.time=00:01:00"];
     let mut launch = lab.start(&[&arguments[..], &["--set", "train.steps=9000"]].concat());
     let requeued = || lab.entries().into_iter().find(|entry| matches!(entry.event, Event::Requeued { .. }));
     let entry = launch.wait_until("the requeue", PATIENCE, requeued);

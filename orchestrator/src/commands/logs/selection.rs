@@ -113,7 +113,7 @@ impl Selection {
         for (author, _) in &mut wanted {
             author.host = author.rank.and_then(|rank| self.home(generation, rank)).map(ToOwned::to_owned);
         }
-        wanted.sort_unstable_by(|a, b| a.0.rank.cmp(&b.0.rank));
+        wanted.sort_unstable_by_key(|(author, _)| author.rank);
         Ok(wanted)
     }
 

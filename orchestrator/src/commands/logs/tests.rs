@@ -110,6 +110,26 @@ fn level_pattern_and_time_choose_and_words_without_a_level_are_always_shown() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// Every message once, in the order of time, and those of one file in their order.
+    #[test]
+    fn merging_loses_nothing(files in prop::collection::vec(prop::collection::vec(0_u32..50, 0..60), 1..8), chunk in 1_usize..400) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut expected = Vec::new();
+        let mut sources = Vec::new();
+        for (rank, mut seconds) in files.into_iter().enumerate() {
+            seconds.sort_unstable();
+            let line = |(number, seconds): (usize, &u32)| format!("{} INFO line {number}\n", clock(f64::from(*seconds)));
+            let lines: Vec<String> = seconds.iter().enumerate().map(line).collect();
+            let path = folder.path().join(format!("rank-{rank:05}.log"));
+            fs::write(&path, lines.concat()).unwrap();
+            sources.push(source(&path, rank, chunk));
+            expected.extend(seconds.into_iter().zip(lines).map(|(seconds, line)| (seconds, rank, line)));
+        }
+        expected.sort_by_key(|(seconds, rank, _)| (*seconds, *rank));
+        let expected: Vec<(usize, String)> = expected.into_iter().map(|(_, rank, line)| (rank, line)).collect();
+        prop_assert_eq!(read(&mut sources, Ending::Final), expected);
+    }
+
     /// Bisection skips only what is older, and does not leave more than a window or two of that.
     #[test]
     fn bisection_finds_the_time(gaps in prop::collection::vec((0_u32..5, 0_usize..2000), 1..1500), since in 0.0..4000.0_f64) {

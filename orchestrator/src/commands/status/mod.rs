@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 mod workers;
 
 use std::path::PathBuf;

@@ -19,7 +19,7 @@ fn a_few_workers_are_shown_one_by_one() {
     few.workers.remove(0);
     assert_eq!(
         text(&few),
-        "  workers|1 of 3 connected, on 1 host; not heard of: rank 0\n\
+        "workers|1 of 3 connected, on 1 host; not heard of: rank 0\n\
          |rank 1   cuda:1 on n000, at 1200, connection closed; 80 % computing, 14 % collective, 5.0 % data, 1.0 % checkpoint\n\
          |rank 2   cuda:2 on n000, at 1200, computing for 31 s; 80 % computing, 14 % collective, 5.0 % data, 1.0 % checkpoint; KEEPS \
          THE OTHERS WAITING\n"

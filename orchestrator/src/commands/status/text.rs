@@ -14,31 +14,33 @@ use crate::observe::{Forecast, Observer, Queue, Standing, View};
 
 /// Everything about a job.
 pub(super) fn screen(observer: &Observer, view: &View, queue: Option<&Queue>, colours: bool) -> String {
-    let mut rows = Vec::new();
-    rows.extend(slurm(view, observer.status.as_ref()).map(|text| ("  slurm", text)));
-    if let Some(status) = &observer.status {
-        rows.extend(progress(status, view));
-    }
-    rows.extend(view.checkpoint.map(|(step, when)| {
-        let took = observer.status.as_ref().and_then(|status| status.checkpoint_seconds);
-        let took = took.map_or_else(String::new, |took| format!(", took up to {}", brief_seconds(took)));
-        ("  checkpoint", format!("step {step}, {} ago{took}", brief(view.ago(when))))
-    }));
-    rows.push((
-        "  goodput",
-        match &view.ledger {
-            Some(ledger) => sentence(ledger),
-            None => "ask `orchestrator goodput`: there are many records".into(),
-        },
-    ));
-    let lost = observer.status.as_ref().map(|status| names(&status.lost_hosts, 4)).filter(|lost| !lost.is_empty());
-    rows.extend(lost.map(|lost| ("  lost hosts", lost)));
-    rows.extend(view.failure.as_ref().map(|failure| ("  last failure", why::headline(failure))));
+    let mut text = format!("{}: {}\n", observer.job, heading(observer, view, queue, colours));
+    let mut rows = facts(observer, view);
     if let Some(status) = observer.status.as_ref().filter(|_| view.standing.is_alive()) {
         rows.extend(workers::rows(status));
     }
-    let rows: String = rows.into_iter().map(|(name, text)| format!("{name:<15} {text}\n")).collect();
-    format!("{}: {}\n{rows}", observer.job, heading(observer, view, queue, colours))
+    for (name, fact) in rows {
+        text += &format!("  {name:<13} {fact}\n");
+    }
+    text
+}
+
+/// What is known about a job, each with its name.
+pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'static str, String)> {
+    let status = observer.status.as_ref();
+    let mut facts: Vec<_> = slurm(view, status).map(|text| ("slurm", text)).into_iter().collect();
+    facts.extend(status.into_iter().flat_map(|status| progress(status, view)));
+    facts.extend(view.checkpoint.map(|(step, when)| {
+        let took = status.and_then(|status| status.checkpoint_seconds);
+        let took = took.map_or_else(String::new, |took| format!(", took up to {}", brief_seconds(took)));
+        ("checkpoint", format!("step {step}, {} ago{took}", brief(view.ago(when))))
+    }));
+    let goodput = view.ledger.as_ref().map(sentence);
+    facts.push(("goodput", goodput.unwrap_or_else(|| "ask `orchestrator goodput`: there are many records".into())));
+    let lost = status.map(|status| names(&status.lost_hosts, 4)).filter(|lost| !lost.is_empty());
+    facts.extend(lost.map(|lost| ("lost hosts", lost)));
+    facts.extend(view.failure.as_ref().map(|failure| ("last failure", why::headline(failure))));
+    facts
 }
 
 /// A job in one line.
@@ -50,7 +52,7 @@ pub(super) fn line(observer: &Observer, view: &View, colours: bool) -> String {
 }
 
 /// `running, generation 3, 1.0 s ago`.
-fn heading(observer: &Observer, view: &View, queue: Option<&Queue>, colours: bool) -> String {
+pub(in crate::commands) fn heading(observer: &Observer, view: &View, queue: Option<&Queue>, colours: bool) -> String {
     let style = match view.standing {
         standing if standing.is_bad() => Style::new().red().bold(),
         Standing::Queued | Standing::Stopped => Style::new().yellow(),
@@ -117,13 +119,13 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
         shown.rate = 0.0;
     }
     let share = if progress.total > 0 { progress.done as f64 / progress.total as f64 } else { 0.0 };
-    let mut rows = vec![("  progress", format!("{} ({})", describe(&shown), percent(share)))];
-    rows.extend(view.forecast.and_then(deadline).map(|text| ("  deadline", text)));
+    let mut rows = vec![("progress", format!("{} ({})", describe(&shown), percent(share)))];
+    rows.extend(view.forecast.and_then(deadline).map(|text| ("deadline", text)));
     let mut figures: Vec<String> = field("loss").map(significant).into_iter().collect();
     figures.extend(field("images_per_second").map(|rate| format!("{} images/s", significant(rate))));
     figures.extend(field("data_stall").map(|stall| format!("{} of the time waiting for data", percent(stall))));
     if !figures.is_empty() {
-        rows.push((if field("loss").is_some() { "  loss" } else { "  speed" }, figures.join(", ")));
+        rows.push((if field("loss").is_some() { "loss" } else { "speed" }, figures.join(", ")));
     }
     rows
 }

@@ -23,7 +23,7 @@ pub(super) fn rows(status: &Status) -> Vec<(&'static str, String)> {
     if !missing.is_empty() && !workers.is_empty() {
         summary += &format!("; not heard of: rank {}", ranges(missing));
     }
-    let mut rows = vec![("  workers", summary)];
+    let mut rows = vec![("workers", summary)];
     if workers.len() <= FEW {
         rows.extend(workers.iter().map(|worker| ("", each(worker))));
     } else {
