@@ -118,9 +118,11 @@ pub async fn connect(address: &Address, hello: Hello) -> Result<(u64, Line), Con
     let peer = peer_name(address);
     let timed_out = |_| ControlError::TimedOut { peer: peer.clone(), limit: CONNECT_LIMIT };
     let stream = timeout(CONNECT_LIMIT, TcpStream::connect(&address.address)).await.map_err(timed_out)?;
-    let stream = stream.and_then(|stream| tune(&stream).map(|()| stream));
-    let stream = stream.map_err(|source| ControlError::Connection { peer: peer.clone(), source })?;
+    let broken = |source| ControlError::Connection { peer: peer.clone(), source };
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(broken)?;
     let (receiver, sender) = handshake(stream.into_split(), &address.key, Side::Initiator, &peer, CONNECT_LIMIT).await?;
+    // Not before: when thousands of workers greet at once, the coordinator's system leaves the first bytes of some unanswered for a while.
+    tune(receiver.reader().as_ref()).map_err(broken)?;
     let mut line = Line { receiver, sender };
     line.sender.send(&FromWorker::Hello(hello)).await?;
     match timeout(CONNECT_LIMIT, line.receiver.receive()).await.map_err(timed_out)?? {

@@ -3,6 +3,7 @@
 mod display;
 mod inputs;
 mod interface;
+mod limits;
 mod probing;
 mod processes;
 mod prometheus;
@@ -95,6 +96,7 @@ impl Launch {
 /// What keeps the coordinator itself from working; what happens to workers is part of the outcome.
 pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outcome> {
     let options = launch.options();
+    limits::raise_open_files(options.nodes.saturating_mul(options.workers_per_node))?;
     let ip = interface::choose(launch.cluster.interface.as_deref(), &launch.hosts, &options.host)?;
     let listener = control::bind(ip).await.with_context(|| format!("cannot listen for workers on {ip}"))?;
     let key = Key::generate().context("cannot make a key")?;
