@@ -75,6 +75,17 @@ impl<'a> ClusterLab<'a> {
         journal::read(&self.run().journal()).unwrap()
     }
 
+    /// How many entries of the journal are of a kind.
+    fn count(&self, is: impl Fn(&Event) -> bool) -> usize {
+        self.entries().iter().filter(|entry| is(&entry.event)).count()
+    }
+
+    /// The Slurm job of the run.
+    fn slurm_job(&self) -> String {
+        let job = |event| if let Event::Submitted { slurm_job } = event { Some(slurm_job) } else { None };
+        self.entries().into_iter().find_map(|entry| job(entry.event)).expect("a submission in the journal")
+    }
+
     /// Waits until the run has done `step` steps in `generation` or a later one.
     fn wait_for_step(&self, running: &mut Running, generation: u64, step: u64) {
         running.wait_until(&format!("step {step} of generation {generation}"), PATIENCE, || {

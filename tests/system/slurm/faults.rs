@@ -97,8 +97,7 @@ fn a_killed_coordinator_is_followed_by_another_one_in_the_same_job() {
     lab.wait_for_step(&mut launch, 1, 20);
     kill_coordinator(&lab);
     launch.wait(PATIENCE).expect_success();
-    let launches = lab.entries().into_iter().filter(|entry| matches!(entry.event, Event::Launched { .. })).count();
-    assert_eq!(launches, 2);
+    assert_eq!(lab.count(|event| matches!(event, Event::Launched { .. })), 2);
     lab.assert_undisturbed_weights();
 }
 
@@ -139,15 +138,28 @@ fn random_faults_in_a_row_change_nothing_but_the_time() {
     }
 }
 
+/// Slurm gives the hosts to somebody else for a moment.
+pub(super) fn preempt(lab: &ClusterLab, launch: &mut Running) {
+    let (cluster, requeues) = (lab.cluster, || lab.count(|event| matches!(event, Event::Requeued { .. })));
+    let (before, job) = (requeues(), lab.slurm_job());
+    let urgent = cluster.sbatch(lab.folder.path(), &["--partition=urgent", "--nodes=4", "--ntasks-per-node=4"], "sleep 1");
+    launch.wait_until("the requeue", PATIENCE, || (requeues() > before).then_some(()));
+    cluster.wait_for_job(&urgent, &["COMPLETED"]);
+    // Slurm would wait two minutes before it starts a requeued job.
+    cluster.wait_for_job(&job, &["PENDING"]);
+    cluster.run("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
+}
+
 /// One misfortune; whether the run may have gone on with fewer hosts.
 fn strike(lab: &ClusterLab, launch: &mut Running, random: &mut StdRng) -> bool {
     // Not the first host: Slurm ends a job whose script is gone.
     let node = NODES[random.random_range(1..NODES.len())];
-    match random.random_range(0..5) {
+    match random.random_range(0..6) {
         0 => lab.signal(node, "worker", Signal::SIGKILL),
         1 => lab.signal(node, "worker", Signal::SIGSTOP),
         2 => kill_coordinator(lab),
-        3 => {
+        3 => preempt(lab, launch),
+        4 => {
             lab.cluster.cut(node);
             let lost = || lab.entries().iter().any(|entry| matches!(entry.event, Event::HostLost { .. })).then_some(());
             launch.wait_until("the loss of a host", PATIENCE, lost);

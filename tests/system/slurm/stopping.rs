@@ -2,6 +2,7 @@
 
 use common::journal::Event;
 
+use super::faults::preempt;
 use super::{ClusterLab, PATIENCE, STEPS, claim};
 use crate::records::newest_checkpoint;
 
@@ -28,7 +29,7 @@ fn a_cancelled_job_saves_and_stays_away() {
     cluster.run("scancel", &["--user", "root"]);
     launch.wait(PATIENCE).expect_code(143);
     assert!(newest_checkpoint(&lab.run()).unwrap() >= 10);
-    assert!(!lab.entries().iter().any(|entry| matches!(entry.event, Event::Requeued { .. })));
+    assert_eq!(lab.count(|event| matches!(event, Event::Requeued { .. })), 0);
     lab.assert_nothing_left();
 }
 
@@ -40,17 +41,9 @@ fn a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights
     let lab = ClusterLab::new(&cluster);
     let mut launch = lab.launch();
     lab.wait_for_step(&mut launch, 1, 10);
-    let job = submitted(&lab);
-    let urgent = cluster.sbatch(lab.folder.path(), &["--partition=urgent", "--nodes=4", "--ntasks-per-node=4"], "sleep 1");
-    launch.wait_until("the requeue", PATIENCE, || {
-        lab.entries().iter().any(|entry| matches!(entry.event, Event::Requeued { .. })).then_some(())
-    });
+    preempt(&lab, &mut launch);
     let saved = newest_checkpoint(&lab.run()).unwrap();
     assert!((10..STEPS).contains(&saved), "saved at step {saved}");
-    cluster.wait_for_job(&urgent, &["COMPLETED"]);
-    // Slurm would wait two minutes before it starts a requeued job.
-    cluster.wait_for_job(&job, &["PENDING"]);
-    cluster.run("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
     launch.wait(PATIENCE).expect_success();
     lab.assert_undisturbed_weights();
 }
@@ -64,16 +57,10 @@ fn a_run_whose_time_is_over_saves_before_and_goes_back_into_the_queue() {
     let requeued = || lab.entries().into_iter().find(|entry| matches!(entry.event, Event::Requeued { .. }));
     let entry = launch.wait_until("the requeue", PATIENCE, requeued);
     assert!(entry.reason.contains("the end of the allocation"), "{}", entry.reason);
-    let job = submitted(&lab);
+    let job = lab.slurm_job();
     cluster.wait_for_job(&job, &["PENDING"]);
     assert!(newest_checkpoint(&lab.run()).unwrap() > 100);
     lab.orchestrator(&["stop", "runs/tiny"]).expect_success();
     launch.wait(PATIENCE).expect_code(143);
     lab.assert_nothing_left();
-}
-
-/// The Slurm job of the run.
-fn submitted(lab: &ClusterLab) -> String {
-    let job = |event| if let Event::Submitted { slurm_job } = event { Some(slurm_job) } else { None };
-    lab.entries().into_iter().find_map(|entry| job(entry.event)).expect("a submission in the journal")
 }
