@@ -8,6 +8,7 @@ pub mod job;
 pub mod journal;
 pub mod official;
 pub mod place;
+pub mod rehearsal;
 pub mod run_dir;
 pub mod sampler;
 pub mod sealed;

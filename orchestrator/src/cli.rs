@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use common::job::Job;
+use common::rehearsal::Fault;
 
 use crate::guard::GuardArguments;
+
+use crate::commands::logs::LogsArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,6 +74,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = Job::Train)]
         job: Job,
     },
+    /// Let something happen to a run at a chosen step, and measure what that costs beside a run that nothing happens to
+    Rehearse(RehearseArguments),
     /// Print what `launch` would run, and run nothing
     Plan {
         /// Which run and how.
@@ -85,19 +90,58 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the workers' logs
+    /// Print the logs of the workers and of their launcher, merged by time
     Logs {
         /// The run's folder, as runs/NAME
         run: PathBuf,
-        /// The job whose logs to print
-        #[arg(long, default_value_t = Job::Train)]
-        job: Job,
-        /// Only this worker's
+        /// Which lines.
+        #[command(flatten)]
+        lines: LogsArguments,
+    },
+    /// Watch a run on a screen that renews itself, from its files alone
+    Top {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to watch [default: the one that was active last]
         #[arg(long)]
-        rank: Option<usize>,
-        /// Go on printing what is added, until interrupted
-        #[arg(short, long)]
-        follow: bool,
+        job: Option<Job>,
+        /// Print a single frame as text
+        #[arg(long)]
+        once: bool,
+    },
+    /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
+    List {
+        /// The folder that the runs are in
+        #[arg(default_value = "runs")]
+        root: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain the newest failure of a run: who was first, who followed, what was done about it
+    Why {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// The generation whose failure to explain [default: the last that failed]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the time of a run went, and how often it should save
+    Goodput {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to account for [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// Print as JSON, in seconds
+        #[arg(long)]
+        json: bool,
     },
     /// Look at the checkpoints of a run, or take the weights out of them
     Checkpoints {
@@ -130,6 +174,34 @@ pub(crate) enum CheckpointsCommand {
         #[arg(long)]
         ema: bool,
     },
+}
+
+/// What shall happen, and to which run.
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArguments {
+    /// kill-rank, kill-host, hang, preempt or full-disk
+    pub(crate) fault: Fault,
+    /// Configuration of both runs, which come into <run.root>/<run.name>-rehearsals
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Change one key of the configuration; `train.steps=N` makes the runs short
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// After which step it happens; full-disk: at the first save after it
+    #[arg(long, value_name = "N")]
+    pub(crate) at_step: u64,
+    /// To which worker; with kill-host to that worker's host
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub(crate) rank: usize,
+    /// Number of hosts, instead of cluster.nodes
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Number of workers on each host, instead of cluster.workers_per_node
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Which run and how.

@@ -214,7 +214,7 @@ fn a_second_ctrl_c_kills_workers_that_do_not_listen() {
 }
 
 #[test]
-fn workers_do_not_outlive_a_coordinator_or_a_launcher_that_is_killed() {
+fn workers_do_not_outlive_a_coordinator_a_guard_or_a_launcher_that_is_killed() {
     let lab = Lab::new("endless:0:99");
     let mut child = lab.running(&[]);
     let workers = lab.workers();
@@ -222,14 +222,21 @@ fn workers_do_not_outlive_a_coordinator_or_a_launcher_that_is_killed() {
     child.wait().unwrap();
     gone(&workers);
 
-    let lab = Lab::new("endless:0:1");
-    let child = lab.running(&[]);
-    let workers = lab.workers();
-    let launcher = fs::read_to_string(format!("/proc/{}/stat", workers[0])).unwrap();
-    let launcher: i32 = launcher.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
-    kill(Pid::from_raw(launcher), Signal::SIGKILL).unwrap();
-    assert_eq!(code(&child.wait_with_output().unwrap()), 0, "generation 2 finishes");
-    gone(&workers);
+    // The guard of a worker, and the launcher that is the guard's parent.
+    for generations in [1, 2] {
+        let lab = Lab::new("endless:0:1");
+        let child = lab.running(&[]);
+        let workers = lab.workers();
+        let target = (0..generations).fold(workers[0], |pid, _| parent(pid));
+        kill(target, Signal::SIGKILL).unwrap();
+        assert_eq!(code(&child.wait_with_output().unwrap()), 0, "generation 2 finishes");
+        gone(&workers);
+    }
+}
+
+fn parent(pid: Pid) -> Pid {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    Pid::from_raw(stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap())
 }
 
 #[test]

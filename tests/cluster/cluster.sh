@@ -301,7 +301,7 @@ up() {
     sweep
     echo "$FOLDER" >"$RUN/folder"
     mkdir -p "$FOLDER"
-    rm -rf "$FOLDER"/{state,gpu,hosts,slurm.conf,gres.conf,ssh_config,known_hosts,client_key,client_key.pub,slurmctld.log,munged.log}
+    rm -rf "$FOLDER"/{labs,state,gpu,hosts,slurm.conf,gres.conf,ssh_config,known_hosts,client_key,client_key.pub,slurmctld.log,munged.log}
     network
     configure_slurm
     configure_ssh

@@ -1,9 +1,9 @@
 //! A temporary folder with a small experiment in it, and the orchestrator to run there.
 
 use std::fs;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -91,10 +91,7 @@ impl Lab {
     pub fn start_program(&self, program: &Path, arguments: &[&str]) -> Running {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own, so that a test's Ctrl-C reaches it as a terminal's would and nobody else.
-        command.process_group(0);
-        Running::start(command)
+        Running::start_piped(command)
     }
 }
 
@@ -125,16 +122,19 @@ impl Ended {
     }
 }
 
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+}
+
 /// A binary of this workspace, as built by `cargo build --release`.
 pub fn binary(name: &str) -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let path = target.join("release").join(name);
+    let path = target().join("release").join(name);
     assert!(path.exists(), "{} is missing: `cargo build --release` comes before these tests", path.display());
     path
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod bad_input;
+mod cluster;
 mod lab;
 mod light_binary;
 mod official;
@@ -12,6 +13,7 @@ mod peers;
 mod pipeline;
 mod processes;
 mod records;
+mod slurm;
 mod snapshot;
 mod survival;
 mod world_size;

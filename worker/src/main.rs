@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Parser;
 use common::config::{Config, load};
-use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Role};
+use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Phase, Role};
 use common::job::Job;
 use common::place::{Place, host_name};
 use common::run_dir::RunDir;
@@ -76,10 +76,12 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
 /// Runs the job and tells the coordinator how it ended. Returns the exit code.
 fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
     set_threads(&config);
+    reporter.enter(Phase::Connecting);
     let collective = match collectives::connect(config.cluster.collective, place) {
         Ok(collective) => Box::new(Watched::new(collective, reporter.activity().clone())),
         Err(error) => return fail(&anyhow::Error::new(error), &reporter),
     };
+    reporter.enter(Phase::Starting);
     let job_dir = run.job_dir(job);
     let (runtime, device) = (runtime.handle().clone(), tch::Device::Cpu);
     let mut context = JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device };

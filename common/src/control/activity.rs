@@ -62,7 +62,7 @@ impl Spent {
     /// The seconds of one phase.
     pub fn of(&mut self, phase: Phase) -> &mut f64 {
         match phase {
-            Phase::Starting => &mut self.starting,
+            Phase::Starting | Phase::Connecting => &mut self.starting,
             Phase::Data => &mut self.data,
             Phase::Compute => &mut self.compute,
             Phase::Collective => &mut self.collective,

@@ -107,6 +107,8 @@ pub struct Pulse {
 pub enum Phase {
     /// Loading libraries, data, weights, the checkpoint.
     Starting,
+    /// Meeting the other workers in MPI or NCCL.
+    Connecting,
     /// Waiting for the next batch.
     Data,
     /// Forward, backward and update; and everything that has no phase of its own.
@@ -123,6 +125,7 @@ impl Phase {
     pub fn doing(self) -> &'static str {
         match self {
             Self::Starting => "starting",
+            Self::Connecting => "connecting to the other workers",
             Self::Data => "waiting for data",
             Self::Compute => "computing",
             Self::Collective => "in the collective",
@@ -134,7 +137,7 @@ impl Phase {
 /// Seconds that the job's thread has spent in each phase.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
-    /// [`Phase::Starting`].
+    /// [`Phase::Starting`] and [`Phase::Connecting`].
     pub starting: f64,
     /// [`Phase::Data`].
     pub data: f64,

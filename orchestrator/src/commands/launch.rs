@@ -9,7 +9,7 @@ use common::journal::{self, Event, Journal};
 use common::run_dir::RunDir;
 
 use super::logs::tail;
-use super::prepare::{Prepared, prepare, submission};
+use super::prepare::{Prepared, prepare, resolve, submission};
 use super::summary;
 use super::waiting;
 use crate::cli::RunArguments;
@@ -38,13 +38,14 @@ pub(crate) struct Manner {
 
 /// Launches and waits.
 pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, Failure> {
+    if manner.again {
+        let journal = resolve(arguments)?.1.job_dir(arguments.job).journal();
+        if let Some(code) = last_exit_code(&journal::read(&journal).or_bad_input()?) {
+            return Ok(ExitCode::from(code));
+        }
+    }
     let prepared = prepare(arguments)?;
     let folder = prepared.run.job_dir(prepared.job);
-    if manner.again
-        && let Some(code) = last_exit_code(&journal::read(&folder.journal()).or_bad_input()?)
-    {
-        return Ok(ExitCode::from(code));
-    }
     preflight::check_worker(&prepared.spec.worker).or_bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(preflight::check_data(&prepared.config, prepared.job)).or_bad_input()?;

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+use common::config::{Config, size};
+use common::job::Job;
+use indicatif::{HumanBytes, HumanCount};
+
 use super::prepare::{Prepared, prepare, submission};
 use crate::cli::RunArguments;
 use crate::exit::{Failure, OrBadInput};
@@ -36,7 +40,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
             println!("\ncommand line");
             println!("  sbatch {}", launchers::shell_line(&submission.command_line()));
             println!("\nand in the job, for each generation");
-            for process in launchers::in_job(cluster.threads_per_worker).processes(spec, 1, &hosts) {
+            let names: Vec<String> = (1..=cluster.nodes).map(|host| format!("HOST{host}")).collect();
+            for process in launchers::in_job(cluster.threads_per_worker).processes(spec, 1, &names) {
                 println!("  {process}");
             }
             if std::path::Path::new(&submission.script).is_file() {
@@ -45,11 +50,37 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
             }
         }
     }
+    if *job == Job::Train {
+        print_memory(config);
+    }
     println!("\nenvironment of a worker");
     for line in ENVIRONMENT {
         println!("  {line}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Parameters, and what a worker needs at its largest.
+fn print_memory(config: &Config) {
+    let workers = config.cluster.nodes * config.cluster.workers_per_node;
+    let rows = config.train.global_batch.div_ceil(workers.max(1));
+    let (parameters, memory) = (size::parameters(config), size::memory(config, rows));
+    println!("\nestimated memory of a worker ({} parameters, {rows} images)", HumanCount(parameters.total()));
+    let parts = [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("AdamW's moments", memory.moments),
+        ("moving average", memory.average),
+        ("activations", memory.activations),
+        ("batches", memory.batches),
+        ("cache of the data set, at most", memory.cache),
+        ("checkpoint, on rank 0", memory.checkpoint),
+        ("libraries", memory.process),
+        ("in all", memory.total()),
+    ];
+    for (name, bytes) in parts.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        println!("  {name:<32} {:>10}", HumanBytes(bytes).to_string());
+    }
 }
 
 /// What a worker reads from its environment.

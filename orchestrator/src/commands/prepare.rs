@@ -47,7 +47,7 @@ pub(crate) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
 }
 
 /// The configuration and the folder that the arguments name, and what the user wants with it.
-fn resolve(arguments: &RunArguments) -> Result<(Config, RunDir, Intent), Failure> {
+pub(crate) fn resolve(arguments: &RunArguments) -> Result<(Config, RunDir, Intent), Failure> {
     let mut overrides = arguments.overrides.clone();
     overrides.extend(arguments.nodes.map(|nodes| format!("cluster.nodes={nodes}")));
     overrides.extend(arguments.workers.map(|workers| format!("cluster.workers_per_node={workers}")));

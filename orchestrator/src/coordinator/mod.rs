@@ -6,11 +6,13 @@ mod interface;
 mod limits;
 mod probing;
 mod processes;
+mod prometheus;
 mod slurm_watch;
 mod status;
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -21,12 +23,13 @@ use common::journal::{self, Journal};
 use common::run_dir::RunDir;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use display::{Display, describe, significant};
 use inputs::{Input, Inputs};
 use processes::Processes;
-pub(crate) use status::Status;
+pub(crate) use status::{Status, WorkerStatus};
 
 use crate::commands::tail;
 use crate::launchers::{LaunchSpec, Launcher};
@@ -114,6 +117,11 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
     }
     let (supervisor, commands) = Supervisor::start(options, started.elapsed());
     let status = Status::first(launch.job, &supervisor, launch.allocation.as_ref());
+    let (figures, page) = watch::channel(Arc::new(status.clone()));
+    if let Some(address) = &launch.cluster.prometheus {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cluster.prometheus = \"{address}\""))?;
+        tokio::spawn(prometheus::serve(listener, page));
+    }
     let coordinator = Coordinator {
         launch,
         supervisor,
@@ -121,6 +129,7 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
         address,
         display,
         status,
+        figures,
         deadline,
         status_written: None,
         replies: HashMap::new(),
@@ -137,6 +146,8 @@ struct Coordinator {
     address: Address,
     display: Display,
     status: Status,
+    /// The status as Prometheus is told it.
+    figures: watch::Sender<Arc<Status>>,
     deadline: watch::Receiver<Option<SystemTime>>,
     status_written: Option<(Instant, State)>,
     replies: HashMap<Connection, mpsc::UnboundedSender<ToWorker>>,
@@ -288,6 +299,9 @@ impl Coordinator {
         self.status.update(&self.supervisor);
         self.status.deadline = self.deadline.borrow().map(|end| humantime::format_rfc3339_seconds(end).to_string());
         self.status_written = Some((Instant::now(), self.status.state));
+        if self.launch.cluster.prometheus.is_some() {
+            self.figures.send_replace(Arc::new(self.status.clone()));
+        }
         let path = self.launch.folder.status();
         self.status.write(&path).with_context(|| format!("cannot write {}", path.display()))
     }

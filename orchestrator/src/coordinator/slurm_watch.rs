@@ -37,6 +37,6 @@ pub(super) async fn deadlines(
 /// Tells what the signal that has just come was about.
 pub(super) async fn reason(job: String, events: mpsc::UnboundedSender<Event>) {
     if let Ok(Ok(info)) = spawn_blocking(move || job_info(&job)).await {
-        let _ = events.send(Event::StopIs(info.reason(SystemTime::now())));
+        let _ = events.send(Event::StopIs(info.reason()));
     }
 }

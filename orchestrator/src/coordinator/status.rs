@@ -34,6 +34,7 @@ pub(crate) struct Status {
     /// Workers per generation.
     pub(crate) world: usize,
     /// Hosts that do not answer any more, and that the generation does without.
+    #[serde(default)]
     pub(crate) lost_hosts: Vec<String>,
     /// Those that have reported.
     pub(crate) workers: Vec<WorkerStatus>,
@@ -69,15 +70,24 @@ pub(crate) struct WorkerStatus {
     /// Whether its connection is open.
     pub(crate) connected: bool,
     /// What its job's thread was doing at the last heartbeat.
+    #[serde(default = "starting")]
     pub(crate) phase: Phase,
     /// For how many seconds.
+    #[serde(default)]
     pub(crate) phase_seconds: f64,
     /// Seconds per phase over the last half minute or so, which shares of its time are computed from.
+    #[serde(default)]
     pub(crate) recent: Spent,
     /// Computing seconds per step over the same time, once known.
     pub(crate) compute_per_step: Option<f64>,
     /// Whether it keeps the others waiting.
+    #[serde(default)]
     pub(crate) straggler: bool,
+}
+
+/// What a status from before phases were told of says.
+fn starting() -> Phase {
+    Phase::Starting
 }
 
 impl Status {

@@ -34,7 +34,7 @@ impl Launcher for Mpirun {
             // Otherwise ssh and this host's own daemon would disagree about names with dots.
             arguments.extend(["--mca", "orte_keep_fqdn_hostnames", "1"].map(str::to_owned));
             arguments.extend(["--wdir".into(), spec.folder.display().to_string()]);
-            for name in environment.iter().map(|(name, _)| *name).chain(["LD_LIBRARY_PATH"]) {
+            for name in environment.iter().map(|(name, _)| *name).chain(["LD_LIBRARY_PATH", common::rehearsal::VARIABLE]) {
                 arguments.extend(["-x".into(), name.into()]);
             }
         }

@@ -28,15 +28,12 @@ impl JobInfo {
         Some(Self { state, end: time("EndTime"), preempted })
     }
 
-    /// Whose signal it was that asked the job to end at `now`.
-    pub(crate) fn reason(&self, now: SystemTime) -> StopReason {
-        let over = self.end.is_some_and(|end| end <= now + Duration::from_secs(2));
-        if self.preempted {
-            StopReason::Preemption
-        } else if self.state == "TIMEOUT" || (over && self.state != "CANCELLED") {
-            StopReason::WallTime
-        } else {
-            StopReason::Terminate
+    /// Whose signal it was that asked the job to end, as far as Slurm tells.
+    pub(crate) fn reason(&self) -> StopReason {
+        match self.state.as_str() {
+            _ if self.preempted => StopReason::Preemption,
+            "TIMEOUT" => StopReason::WallTime,
+            _ => StopReason::Terminate,
         }
     }
 }
@@ -74,12 +71,11 @@ mod tests {
 
     #[test]
     fn whose_signal_it_was_is_read_off_the_job() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let reason = |text: &str| JobInfo::parse(text).map(|info| info.reason(now));
+        let reason = |text: &str| JobInfo::parse(text).map(|info| info.reason());
         let job = |rest: &str| format!("JobId=7 JobName=lsd {rest} NodeList=node[1-4] Command=/x/train.sh --set a=b");
         assert_eq!(reason(&job("JobState=RUNNING EndTime=2000000 PreemptTime=999990")), Some(StopReason::Preemption));
-        assert_eq!(reason(&job("JobState=RUNNING EndTime=1000001 PreemptTime=None")), Some(StopReason::WallTime));
-        assert_eq!(reason(&job("JobState=CANCELLED EndTime=1000000")), Some(StopReason::Terminate));
+        assert_eq!(reason(&job("JobState=TIMEOUT EndTime=1000001 PreemptTime=None")), Some(StopReason::WallTime));
+        assert_eq!(reason(&job("JobState=COMPLETING EndTime=1000000")), Some(StopReason::Terminate));
         assert_eq!(reason(&job("JobState=RUNNING EndTime=Unknown")), Some(StopReason::Terminate));
         assert_eq!(reason("slurm_load_jobs error"), None);
     }

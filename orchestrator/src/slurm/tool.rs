@@ -60,19 +60,16 @@ pub(crate) fn is_here() -> bool {
     in_path("sbatch").is_some()
 }
 
-/// Runs `tool arguments`; its standard output, and its standard error. Times in them are seconds since 1970.
+/// Runs `tool arguments`; its standard output, and its standard error. The times of `scontrol` are seconds since 1970.
 pub(super) fn run(tool: &'static str, arguments: &[String]) -> Result<(String, String), SlurmError> {
     if in_path(tool).is_none() {
         return Err(SlurmError::Missing { tool });
     }
+    // For people everywhere but here.
+    let times = (tool == "scontrol").then_some(("SLURM_TIME_FORMAT", "%s"));
     let failed = |source| SlurmError::Run { tool, source };
-    let child = Command::new(tool)
-        .args(arguments)
-        .env("SLURM_TIME_FORMAT", "%s")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
+    let child =
+        Command::new(tool).args(arguments).envs(times).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let output = wait(child.map_err(failed)?).map_err(failed)?.ok_or(SlurmError::TimedOut { tool, limit: LIMIT })?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() {

@@ -6,8 +6,11 @@ use common::control::{FailureKind, Phase as Doing, ToWorker};
 
 use super::machine::{Phase, Supervisor};
 use super::suspicion::{Candidate, Telling};
+use super::workers::Worker;
 use super::{Command, Time};
 
+/// A worker whose heartbeat, sent every second whatever it computes, is this late has stopped altogether.
+const MUTE: Time = Time::from_millis(2500);
 /// Ranks whose stacks are asked for at most.
 const STACKS: usize = 8;
 
@@ -32,6 +35,16 @@ impl Supervisor {
             self.investigate(vec![rank], step, cause, now);
             return;
         }
+        let stuck = self
+            .workers
+            .iter()
+            .find(|worker| worker.pulse.phase == Doing::Connecting && worker.pulse.phase_seconds >= patience.connect.as_secs_f64());
+        if let Some(worker) = stuck.filter(|_| matches!(self.phase, Phase::Running)) {
+            let cause = format!("has been connecting to the other workers for {} s", patience.connect.as_secs());
+            let (rank, step) = (worker.hello.rank, worker.step);
+            self.investigate(vec![rank], step, cause, now);
+            return;
+        }
         // Other jobs report in units of very different sizes.
         if self.options.job != common::job::Job::Train || !matches!(self.phase, Phase::Running) {
             return;
@@ -40,26 +53,25 @@ impl Supervisor {
         if waited < allowed {
             return;
         }
-        let step = self.workers.least_step() + 1;
-        let absent: Vec<usize> = self
-            .workers
-            .iter()
-            .filter(|worker| worker.pulse.phase != Doing::Collective && !worker.finished)
-            .map(|worker| worker.hello.rank)
-            .collect();
-        let (seconds, limit) = (waited.as_secs(), allowed.as_secs());
-        let longest = self.pace.longest().as_secs_f64();
+        let (done, seconds) = (self.pace.step(), waited.as_secs());
+        let (step, limit, longest) = (done + 1, allowed.as_secs(), self.pace.longest().as_secs_f64());
         let learned = format!("the limit is {limit} s, the longest step so far took {longest:.1} s");
-        match absent.first().and_then(|rank| self.workers.rank(*rank)) {
-            Some(worker) => {
-                let doing = worker.pulse.phase.doing();
-                let cause = format!("did not enter the collective of step {step}: {doing} for {seconds} s ({learned})");
-                self.investigate(absent, step - 1, cause, now);
-            }
-            None => {
-                let cause = format!("every rank has been in the collective of step {step} for {seconds} s ({learned})");
-                self.investigate(Vec::new(), step - 1, cause, now);
-            }
+        let is_mute = |worker: &Worker| now.saturating_sub(worker.heard) >= MUTE && !worker.finished;
+        let is_absent = |worker: &Worker| worker.pulse.phase != Doing::Collective && !worker.finished;
+        let ranks = |is: &dyn Fn(&Worker) -> bool| {
+            self.workers.iter().filter(|worker| is(worker)).map(|worker| worker.hello.rank).collect::<Vec<_>>()
+        };
+        let (mute, absent) = (ranks(&is_mute), ranks(&is_absent));
+        if !mute.is_empty() {
+            let cause = format!("fell silent in step {step}, {seconds} s ago ({learned})");
+            self.investigate(mute, done, cause, now);
+        } else if let Some(worker) = absent.first().and_then(|rank| self.workers.rank(*rank)) {
+            let doing = worker.pulse.phase.doing();
+            let cause = format!("did not enter the collective of step {step}: {doing} for {seconds} s ({learned})");
+            self.investigate(absent, done, cause, now);
+        } else {
+            let cause = format!("every rank has been in the collective of step {step} for {seconds} s ({learned})");
+            self.investigate(Vec::new(), done, cause, now);
         }
     }
 

@@ -107,7 +107,7 @@ impl Supervisor {
                 Event::ProcessEnded { .. } => {}
                 Event::HostAnswers { host } => self.host_answers(&host, now),
                 Event::Stop(reason) => self.stop(reason, &format!("{} received", reason.name()), now),
-                Event::StopIs(reason) => self.stop_is(reason),
+                Event::StopIs(reason) => self.stop_is(reason, now),
                 Event::Deadline(deadline) => self.deadline = Some(deadline),
                 Event::Tick => self.tick(now),
             }

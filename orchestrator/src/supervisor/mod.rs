@@ -71,6 +71,8 @@ pub(crate) struct Options {
 pub(crate) struct Patience {
     /// From the start of a generation to the last worker's greeting.
     pub(crate) start: Duration,
+    /// For workers that have all reported to meet in MPI or NCCL.
+    pub(crate) connect: Duration,
     /// Between two signs of life of one worker.
     pub(crate) silence: Duration,
     /// For the cause of a worker's end whose connection broke.
@@ -93,6 +95,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             start: Duration::from_secs(180),
+            connect: Duration::from_secs(60),
             silence: Duration::from_secs(15),
             cause: Duration::from_secs(3),
             stop: Duration::from_secs(30),

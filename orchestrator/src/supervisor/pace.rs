@@ -51,6 +51,11 @@ impl Pace {
         self.step.is_some()
     }
 
+    /// Steps that have been computed.
+    pub(super) fn step(&self) -> u64 {
+        self.step.unwrap_or(0)
+    }
+
     /// Takes note that somebody has done `step` steps, and so all ranks have computed that step.
     pub(super) fn observe(&mut self, step: u64, now: Time) {
         if self.step.is_some_and(|before| step > before) {

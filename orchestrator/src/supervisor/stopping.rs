@@ -53,6 +53,9 @@ impl StopReason {
 /// Time that is left over when the last save before the end of an allocation goes as long as the longest before it, three times over.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// How long before the end of an allocation Slurm may signal it.
+const SIGNALLED: Duration = Duration::from_secs(5);
+
 impl Supervisor {
     /// Somebody asks to stop; `why` in words.
     pub(super) fn stop(&mut self, reason: StopReason, why: &str, now: Time) {
@@ -77,7 +80,10 @@ impl Supervisor {
     }
 
     /// What a stop that was asked for is about.
-    pub(super) fn stop_is(&mut self, reason: StopReason) {
+    pub(super) fn stop_is(&mut self, reason: StopReason, now: Time) {
+        // Slurm calls a job over when it is cancelled too: only the end that was known before tells the two apart.
+        let over = self.deadline.is_some_and(|deadline| now + SIGNALLED >= deadline);
+        let reason = if reason == StopReason::Terminate && over { StopReason::WallTime } else { reason };
         if let Some((known, _)) = &mut self.stop
             && *known != reason
         {

@@ -494,6 +494,23 @@ fn the_rank_that_did_not_enter_the_collective_is_named() {
 }
 
 #[test]
+fn a_rank_that_stops_in_the_middle_of_the_collective_is_told_from_those_that_wait_for_it() {
+    let patience = Patience { silence: Duration::from_secs(999), ..Patience::default() };
+    let mut story = Story::guarded(Options { patience, ..options() });
+    let doing = |step| FromWorker::Heartbeat(Pulse { step, phase: Phase::Collective, phase_seconds: 0.1, spent: Spent::default() });
+    for second in 1..=70 {
+        story.now += Duration::from_secs(1);
+        let alive = (0..WORLD).filter(|rank| *rank != 2 || second <= 9);
+        alive.for_each(|rank| drop(story.say(rank, doing(second.min(9)))));
+        story.feed(Event::Tick);
+    }
+    story.guard_says(2, FromWorker::Stacks { text: "T (stopped)".into() });
+    let (rank, cause) = story.failures().remove(0);
+    assert_eq!(rank, Some(2));
+    assert!(cause.starts_with("fell silent in step 10, 60 s ago"), "{cause}");
+}
+
+#[test]
 fn the_last_save_is_timed_by_what_saves_have_cost() {
     let seconds = Duration::from_secs;
     let patience = Patience { hang: seconds(9999), ..Patience::default() };

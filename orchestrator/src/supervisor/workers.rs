@@ -173,11 +173,6 @@ impl Workers {
         self.iter().filter(|worker| worker.connected && !worker.finished).min_by_key(|worker| worker.heard)
     }
 
-    /// Steps that every worker has done.
-    pub(super) fn least_step(&self) -> u64 {
-        self.iter().map(|worker| worker.step).min().unwrap_or(0)
-    }
-
     /// Ranks that have not reported, as in `1, 3 and 4`, at most five of them by name.
     pub(super) fn missing(&self) -> String {
         let missing = self.members.iter().enumerate().filter(|(_, member)| member.worker.is_none());

@@ -6,6 +6,7 @@ use crate::data::{Loader, Slice, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
+use crate::training::rehearsal::Rehearsal;
 use crate::training::run::{Leader, Training};
 use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
@@ -41,9 +42,10 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     } else {
         None
     };
+    let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
-    let ended =
-        Training { recipe, state: &mut state, loader, slice, leader, booked: Spent::default() }.run(restored.step, context)?;
+    let ended = Training { recipe, state: &mut state, loader, slice, leader, rehearsal, booked: Spent::default() }
+        .run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,
         "stopped": ended.stopped,

@@ -1,6 +1,7 @@
 //! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
 
 use super::pictures::segmentation;
+use super::rehearsal::Rehearsal;
 use super::step::{StepOutcome, StepRecipe, TrainingState};
 use super::window::{Figures, Window};
 use crate::checkpointing::Saver;
@@ -46,6 +47,8 @@ pub struct Training<'a> {
     pub slice: Slice,
     /// Present on rank 0.
     pub leader: Option<Leader>,
+    /// A misfortune that was ordered.
+    pub rehearsal: Rehearsal,
     /// What had been spent at the last record.
     pub booked: Spent,
 }
@@ -76,6 +79,7 @@ impl Training<'_> {
             window.push(ended.step, loss, grad_norm);
             self.picture(ended.step, &batch, &attention, &config);
             self.write_down(&mut ended, &mut window, &config, context)?;
+            self.rehearsal.after_step(ended.step)?;
             if ended.stopped {
                 break;
             }
@@ -104,6 +108,7 @@ impl Training<'_> {
         }
         if save && let Some(leader) = &mut self.leader {
             context.reporter.enter(Phase::Checkpoint);
+            self.rehearsal.before_save(step)?;
             leader.saver.save(self.state, step)?;
         }
         Ok(())
@@ -137,7 +142,7 @@ impl Training<'_> {
         let rates =
             [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];
         let all: Vec<(&str, f64)> = shown.into_iter().chain(more).chain(rates).collect();
-        context.reporter.progress(step, config.train.steps, "steps", &all);
+        context.reporter.progress(step, config.train.steps, "steps", &shown);
         if let Some(leader) = &self.leader {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
             let figures: BTreeMap<String, f64> = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
