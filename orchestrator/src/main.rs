@@ -10,7 +10,6 @@ mod observe;
 mod preflight;
 mod run_folder;
 mod slurm;
-mod standing;
 mod story;
 mod supervisor;
 

@@ -19,7 +19,7 @@ use crate::launchers::{self, Where};
 use crate::preflight;
 use crate::run_folder::{self, Claim};
 use crate::slurm::{self, Allocation, SlurmError};
-use crate::standing::last_exit_code;
+use crate::story::Outline;
 use crate::supervisor::{self, Outcome, StopReason};
 
 /// Lines of the failed worker's log that are shown.
@@ -40,7 +40,7 @@ pub(crate) struct Manner {
 pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, Failure> {
     if manner.again {
         let journal = resolve(arguments)?.1.job_dir(arguments.job).journal();
-        if let Some(code) = last_exit_code(&journal::read(&journal).or_bad_input()?) {
+        if let Some(code) = Outline::of(&journal::read(&journal).or_bad_input()?).exit_code() {
             return Ok(ExitCode::from(code));
         }
     }

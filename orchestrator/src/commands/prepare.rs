@@ -13,7 +13,7 @@ use crate::launchers::{self, LaunchSpec, Where};
 use crate::preflight;
 use crate::run_folder::{self, FolderError, Intent};
 use crate::slurm::{self, Allocation, Submission};
-use crate::standing::{InCharge, in_charge};
+use crate::story::{InCharge, Outline};
 
 /// A run that may be launched.
 pub(crate) struct Prepared {
@@ -79,7 +79,7 @@ pub(crate) fn resolve(arguments: &RunArguments) -> Result<(Config, RunDir, Inten
 /// other one that Slurm still knows keeps the run.
 fn settle(folder: &RunDir, wish: Intent, allocation: Option<&Allocation>) -> Result<Intent, Failure> {
     let entries = journal::read(&folder.journal()).or_bad_input()?;
-    let Some(InCharge { job, launched }) = in_charge(&entries) else { return Ok(wish) };
+    let Some(InCharge { job, launched }) = Outline::of(&entries).in_charge() else { return Ok(wish) };
     if allocation.is_some_and(|allocation| allocation.job == job) {
         return Ok(Intent::Resume);
     }

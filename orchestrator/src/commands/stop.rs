@@ -14,7 +14,7 @@ use common::run_dir::RunDir;
 use crate::coordinator::Status;
 use crate::exit::{Failure, OrBadInput};
 use crate::slurm;
-use crate::standing::{InCharge, in_charge};
+use crate::story::{InCharge, Outline};
 
 /// How long a coordinator may take to see the file.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) fn run(run: PathBuf, job: Job) -> Result<ExitCode, Failure> {
     let folder = RunDir::new(run).job_dir(job);
     let entries = journal::read(&folder.journal()).or_bad_input()?;
-    if let Some(InCharge { job: number, launched: false }) = in_charge(&entries) {
+    if let Some(InCharge { job: number, launched: false }) = Outline::of(&entries).in_charge() {
         slurm::cancel(&number).or_bad_input()?;
         let mut journal = Journal::open(&folder.journal())?;
         journal.append(0, Event::Ended { exit_code: 143 }, "orchestrator stop, while it was queued")?;

@@ -11,10 +11,13 @@ use common::run_dir::RunDir;
 use crate::coordinator::{Display, Status};
 use crate::exit::{Failure, OrBadInput};
 use crate::slurm;
-use crate::standing::{in_charge, last_exit_code};
+use crate::story::Outline;
 
 /// How often the files are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The exit code of a coordinator whose run is to be continued, and how many looks it has to say by whom.
+const CONTINUED: u8 = 75;
+const REQUEUE: u32 = 20;
 /// How many looks at the files there are for one question to Slurm.
 const ASK_SLURM: u32 = 20;
 
@@ -23,7 +26,7 @@ pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result
     let folder = run.job_dir(job);
     let mut display = Display::new(json);
     display.note(&format!("submitted as Slurm job {number}"));
-    let (mut told, mut state) = (0, String::new());
+    let (mut told, mut state, mut looks_since_end) = (0, String::new(), 0);
     for look in 0_u32.. {
         let entries = journal::read(&folder.journal()).or_bad_input()?;
         for entry in entries.iter().skip(told) {
@@ -32,8 +35,11 @@ pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result
             }
         }
         told = entries.len();
-        if let (None, Some(code)) = (in_charge(&entries), last_exit_code(&entries)) {
-            return Ok(ExitCode::from(code));
+        match Outline::of(&entries).exit_code() {
+            // The next line of the journal may say that the job is back in the queue.
+            Some(CONTINUED) if looks_since_end < REQUEUE => looks_since_end += 1,
+            Some(code) => return Ok(ExitCode::from(code)),
+            None => looks_since_end = 0,
         }
         if look.is_multiple_of(ASK_SLURM) {
             let now = slurm::queue_state(number).or_bad_input()?;

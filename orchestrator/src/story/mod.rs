@@ -19,7 +19,7 @@ pub(crate) use curve::Curve;
 pub(crate) use incidents::{Aftermath, Incident, Restart, incidents, newest_incident};
 pub(crate) use interval::Suggestion;
 pub(crate) use ledger::{Ledger, Present};
-pub(crate) use outline::{Outline, Over};
+pub(crate) use outline::{InCharge, Outline, Over};
 pub(crate) use record::Record;
 
 /// A point in time, as time since 1970 by the clock of whichever host wrote it down.

@@ -13,6 +13,15 @@ pub(crate) enum Over {
     Ended(u8),
 }
 
+/// The Slurm job in charge of a run. A lock tells only of processes that exist; the journal also of a job that waits for its hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InCharge {
+    /// Its number.
+    pub(crate) job: String,
+    /// Whether a coordinator of it is there, or was and was killed.
+    pub(crate) launched: bool,
+}
+
 /// What the journal says about the present.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Outline {
@@ -50,6 +59,21 @@ impl Outline {
         outline
     }
 
+    /// The Slurm job that the journal leaves in charge, if any.
+    pub(crate) fn in_charge(&self) -> Option<InCharge> {
+        let running = || self.slurm_job.clone().filter(|_| self.launched.is_some() && self.over.is_none());
+        let waiting = self.pending.clone().map(|job| InCharge { job, launched: false });
+        waiting.or_else(|| running().map(|job| InCharge { job, launched: true }))
+    }
+
+    /// The orchestrator's exit code if the newest launch came to an end of its own and Slurm has none in its queue.
+    pub(crate) fn exit_code(&self) -> Option<u8> {
+        self.over.filter(|_| self.pending.is_none()).map(|over| match over {
+            Over::Finished => 0,
+            Over::Ended(code) => code,
+        })
+    }
+
     fn add(&mut self, entry: &Entry) {
         let when = time(&entry.time);
         self.last = when.or(self.last);
@@ -69,7 +93,8 @@ impl Outline {
             Event::CheckpointCommitted { step, .. } => self.checkpoint = when.map(|when| (*step, when)).or(self.checkpoint),
             Event::Failed { .. } => self.failures += 1,
             Event::Finished => self.over = Some(Over::Finished),
-            Event::Ended { exit_code } => self.over = Some(Over::Ended(*exit_code)),
+            // After a submission: it was cancelled, or Slurm has refused.
+            Event::Ended { exit_code } => (self.over, self.pending) = (Some(Over::Ended(*exit_code)), None),
             _ => {}
         }
     }
@@ -93,10 +118,17 @@ mod tests {
         let running = outline(story.clone());
         assert_eq!((running.pending.as_deref(), running.slurm_job.as_deref(), running.over), (None, Some("7"), None));
         assert_eq!((running.world, running.hosts.len(), running.generation), (2, 2, 1));
-        story.extend([Event::Requeued { slurm_job: "7".into() }, Event::Ended { exit_code: 143 }]);
+        let seven = |launched| Some(InCharge { job: "7".into(), launched });
+        assert_eq!((running.in_charge(), running.exit_code()), (seven(true), None));
+        story.push(Event::Ended { exit_code: 75 });
+        assert_eq!((outline(story.clone()).in_charge(), outline(story.clone()).exit_code()), (None, Some(75)));
+        story.push(Event::Requeued { slurm_job: "7".into() });
         let requeued = outline(story.clone());
-        assert_eq!((requeued.pending.as_deref(), requeued.over), (Some("7"), Some(Over::Ended(143))));
+        assert_eq!((requeued.pending.as_deref(), requeued.over), (Some("7"), Some(Over::Ended(75))));
+        assert_eq!((requeued.in_charge(), requeued.exit_code()), (seven(false), None));
+        let cancelled = outline([&story[..], &[Event::Ended { exit_code: 143 }]].concat());
+        assert_eq!((cancelled.in_charge(), cancelled.exit_code()), (None, Some(143)));
         story.push(launched(None));
-        assert_eq!(outline(story).pending, None);
+        assert_eq!((outline(story.clone()).pending, outline(story).in_charge()), (None, None));
     }
 }

@@ -12,6 +12,7 @@
 
 mod ending;
 mod hang;
+mod hearing;
 mod hosts;
 mod machine;
 mod pace;
