@@ -1,7 +1,7 @@
 //! The state machine: its state, the way from events to commands, and what time alone brings about. What it makes of events is next door
 //! in `hearing`, how a generation ends and what follows in `ending`.
 
-use common::control::{Connection, ProcessEnd, Role, ToWorker};
+use common::control::{Connection, FailureKind, ProcessEnd, Role, ToWorker};
 use common::job::Job;
 use common::journal;
 use serde_json::Value;
