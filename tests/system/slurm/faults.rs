@@ -1,6 +1,6 @@
 //! Whatever dies, hangs or is cut off while a run is on: it is named, and the run ends with the weights that it would have had.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::journal::Event;
 use nix::sys::signal::Signal;
@@ -119,7 +119,7 @@ fn random_faults_in_a_row_change_nothing_but_the_time() {
     let (count, seed) = (number("LSD_FAULTS", 4), number("LSD_TEST_SEED", rand::random()));
     println!("LSD_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut done = 0;
+    let (mut done, started) = (0, Instant::now());
     while done < count {
         let lab = ClusterLab::new(&cluster);
         let mut launch = lab.launch();
@@ -127,10 +127,10 @@ fn random_faults_in_a_row_change_nothing_but_the_time() {
         // Two or so to a run: each costs a generation, and the run has to end.
         for step in [random.random_range(3..25), random.random_range(25..45)] {
             lab.wait_for_step(&mut launch, generation, step);
+            generation = 1 + lab.entries().iter().map(|entry| entry.generation).max().unwrap_or_default();
             degraded |= strike(&lab, &mut launch, &mut random);
             done += 1;
-            let now = lab.entries().iter().map(|entry| entry.generation).max().unwrap_or_default();
-            generation = now.max(generation) + 1;
+            println!("fault {done} of {count}, {:?} in all", started.elapsed());
         }
         launch.wait(PATIENCE).expect_success();
         cluster.settle();
