@@ -57,7 +57,9 @@ impl Supervisor {
         let Candidate { rank, step, kind, cause, end, .. } = first;
         let failure = Failure { generation: self.generation, rank, host: host.clone(), step, kind, cause, end };
         self.record(journal::Event::Failed { rank, host, step, kind: Some(kind), log: Vec::new() }, failure.cause.clone());
-        for (rank, cause) in others.into_iter().filter_map(|other| Some((other.rank?, other.cause))) {
+        // Connections that break when a launcher dies have nothing to tell.
+        let telling = others.into_iter().filter(|other| other.telling != Telling::Silence);
+        for (rank, cause) in telling.filter_map(|other| Some((other.rank?, other.cause))) {
             self.record(journal::Event::Followed { rank }, cause);
         }
         self.tell_all(&ToWorker::Kill { reason: failure.to_string() });
