@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::FailureKind;
 use crate::job::Job;
 
 /// One line of the journal.
@@ -26,10 +27,15 @@ pub struct Entry {
     pub reason: String,
 }
 
-/// What can happen to a run.
+/// What can happen to a run. Fields that came later have defaults, so that old journals can be read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    /// The run was handed to Slurm and waits for its hosts.
+    Submitted {
+        /// Slurm's number for it.
+        slurm_job: String,
+    },
     /// A coordinator took charge.
     Launched {
         /// What its workers are to do.
@@ -38,9 +44,22 @@ pub enum Event {
         world: usize,
         /// The orchestrator's version.
         version: String,
+        /// The Slurm job that it runs in, as `1234`, if it does.
+        #[serde(default)]
+        slurm_job: Option<String>,
+        /// The host of the coordinator.
+        #[serde(default)]
+        host: String,
     },
     /// The launcher was told to start all workers.
-    GenerationStarted,
+    GenerationStarted {
+        /// How many they are.
+        #[serde(default)]
+        world: usize,
+        /// The hosts that they are on; empty for this host alone.
+        #[serde(default)]
+        hosts: Vec<String>,
+    },
     /// A worker has reported.
     WorkerJoined {
         /// Its rank.
@@ -54,20 +73,71 @@ pub enum Event {
     },
     /// All workers have reported.
     Running,
+    /// A step was completed for the first time in this generation.
+    FirstStep {
+        /// Steps done.
+        step: u64,
+    },
     /// A checkpoint is complete.
     CheckpointCommitted {
         /// Optimizer steps it holds.
         step: u64,
+        /// Seconds from the wish to save to the commit.
+        #[serde(default)]
+        seconds: f64,
     },
     /// The first failure of a generation, which the others follow from.
     Failed {
         /// The rank, if it is one rank's failure.
         rank: Option<usize>,
+        /// Its host, as far as known.
+        #[serde(default)]
+        host: Option<String>,
         /// Units of work done before.
         step: u64,
+        /// What kind of failure.
+        #[serde(default)]
+        kind: Option<FailureKind>,
+        /// The last lines of the log of that rank.
+        #[serde(default)]
+        log: Vec<String>,
+    },
+    /// Another worker of the same generation ended because of that failure, or after it.
+    Followed {
+        /// Its rank.
+        rank: usize,
+    },
+    /// A host does not answer: the next generation does without it.
+    HostLost {
+        /// Its name.
+        host: String,
+    },
+    /// A lost host answers again: the next generation may use it.
+    HostBack {
+        /// Its name.
+        host: String,
+    },
+    /// One rank keeps the others waiting.
+    Straggler {
+        /// The rank.
+        rank: usize,
+        /// Its host.
+        host: String,
+        /// Its computing time per step over the median rank's.
+        factor: f64,
+    },
+    /// What was found out about a generation that hangs: who did not enter the collective, what its threads are doing.
+    HangReport {
+        /// The file with the whole report.
+        file: String,
     },
     /// The workers were asked to save and end.
     StopRequested,
+    /// The job goes back into Slurm's queue, to be continued.
+    Requeued {
+        /// The Slurm job that will continue it.
+        slurm_job: String,
+    },
     /// All workers are gone.
     GenerationEnded,
     /// The job did all it was to do.
@@ -164,24 +234,47 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
 mod tests {
     use super::*;
 
+    fn failure() -> Event {
+        Event::Failed {
+            rank: Some(1),
+            host: Some("node2".into()),
+            step: 612,
+            kind: Some(FailureKind::Fault),
+            log: vec!["“last”".into()],
+        }
+    }
+
+    #[test]
+    fn a_journal_from_before_a_field_existed_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let line = r#"{"time":"2026-11-01T10:00:00.000Z","generation":1,"event":"failed","rank":1,"step":612,"reason":"killed"}"#;
+        std::fs::write(&path, format!("{line}\n")).unwrap();
+        let entries = read(&path).unwrap();
+        assert_eq!(entries[0].event, Event::Failed { rank: Some(1), host: None, step: 612, kind: None, log: Vec::new() });
+    }
+
     #[test]
     fn a_line_torn_at_any_byte_costs_that_line_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
         assert_eq!(read(&path).unwrap(), []);
         let mut journal = Journal::open(&path).unwrap();
-        journal.append(1, Event::CheckpointCommitted { step: 500 }, "every 500 steps").unwrap();
+        journal.append(1, Event::CheckpointCommitted { step: 500, seconds: 0.25 }, "every 500 steps").unwrap();
         let whole = std::fs::read(&path).unwrap();
-        journal.append(1, Event::Failed { rank: Some(1), step: 612 }, "killed by signal 9 “SIGKILL”").unwrap();
+        journal.append(1, failure(), "killed by signal 9 “SIGKILL”").unwrap();
         let both = std::fs::read(&path).unwrap();
         for cut in whole.len()..both.len() {
             std::fs::write(&path, &both[..cut]).unwrap();
-            Journal::open(&path).unwrap().append(2, Event::GenerationStarted, "restart 1 of 2").unwrap();
+            Journal::open(&path)
+                .unwrap()
+                .append(2, Event::GenerationStarted { world: 2, hosts: Vec::new() }, "restart 1 of 2")
+                .unwrap();
             let entries = read(&path).unwrap();
             let kept = if cut == both.len() - 1 { 3 } else { 2 };
             assert_eq!(entries.len(), kept, "cut at {cut}");
-            assert_eq!(entries[0].event, Event::CheckpointCommitted { step: 500 });
-            assert_eq!(entries[kept - 1].event, Event::GenerationStarted);
+            assert_eq!(entries[0].event, Event::CheckpointCommitted { step: 500, seconds: 0.25 });
+            assert_eq!(entries[kept - 1].event, Event::GenerationStarted { world: 2, hosts: Vec::new() });
         }
     }
 

@@ -1,5 +1,5 @@
 //! What both binaries share: configuration, the control channel, storage, shards, the order of samples, checkpoints as bytes, the
-//! journal, and where things lie in a run's folder. Nothing here knows a tensor.
+//! journal, a worker's place among the others, and where things lie in a run's folder. Nothing here knows a tensor.
 
 pub mod checkpoint;
 pub mod config;
@@ -7,6 +7,8 @@ pub mod control;
 pub mod job;
 pub mod journal;
 pub mod official;
+pub mod place;
+pub mod rehearsal;
 pub mod run_dir;
 pub mod sampler;
 pub mod sealed;

@@ -61,6 +61,18 @@ impl RunDir {
         self.path.join("coordinator.json")
     }
 
+    /// Made by `orchestrator stop`: the coordinator takes it away and stops.
+    #[must_use]
+    pub fn stop_request(&self) -> PathBuf {
+        self.path.join("stop-request")
+    }
+
+    /// Written by a worker the moment before a rehearsed misfortune ([`crate::rehearsal`]).
+    #[must_use]
+    pub fn rehearsal(&self) -> PathBuf {
+        self.path.join("rehearsal.json")
+    }
+
     /// The logs of one generation.
     #[must_use]
     pub fn log_dir(&self, generation: u64) -> PathBuf {

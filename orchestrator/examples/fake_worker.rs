@@ -2,11 +2,12 @@
 //! `FAKE_WORKER` asks for. No libtorch, no MPI, no work.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::control::{ControlClient, Failure, FailureKind, FromWorker, Hello, Progress};
+use common::control::{Activity, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
 use common::job::Job;
 use common::run_dir::RunDir;
 
@@ -57,6 +58,7 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
     let rank: usize = number(["OMPI_COMM_WORLD_RANK", "RANK"]).ok_or("no rank")?;
     let fate = fate(rank)?.filter(|fate| generation <= fate.last_generation);
     let hello = Hello {
+        role: Role::Worker,
         rank,
         world: number(["OMPI_COMM_WORLD_SIZE", "WORLD_SIZE"]).ok_or("no world size")?,
         local_rank: rank,
@@ -71,7 +73,7 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         eprintln!("no libmpi for rank {rank}");
         return Ok(ExitCode::FAILURE);
     }
-    let client = ControlClient::connect(&RunDir::new(run).job_dir(job), hello, |reason| {
+    let client = ControlClient::connect(&RunDir::new(run).job_dir(job), hello, Arc::new(Activity::default()), |reason| {
         // Panics when the launcher, which reads this, was killed; the client has to cope with that.
         eprintln!("{reason}");
         std::process::exit(75);
@@ -99,6 +101,6 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
             break;
         }
     }
-    client.finish(FromWorker::Finished { summary: serde_json::json!({ "done": done, "rank": rank }) });
+    client.finish(FromWorker::Finished { summary: serde_json::json!({ "done": done, "rank": rank }), stopped: false });
     Ok(ExitCode::SUCCESS)
 }

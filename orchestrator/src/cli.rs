@@ -4,15 +4,26 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use common::job::Job;
+use common::rehearsal::Fault;
+
+use crate::guard::GuardArguments;
+
+use crate::commands::logs::LogsArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    failure
   2    bad input: command line, configuration, data, run folder
-  3    gave up after restarting without a new checkpoint in between
+  3    gave up after restarting without a new checkpoint in between: do not requeue
+  4    the loss or a gradient is not finite
+  5    out of memory
+  6    a host was lost and too few are left
+  7    a step hung
+  75   saved, to be continued: preempted, or at the end of the allocation
   130  stopped by SIGINT (Ctrl-C)
-  143  stopped by SIGTERM";
+  143  stopped by SIGTERM or `orchestrator stop`
+  Without a restart, a worker's own exit code, or 128 + its signal.";
 
 /// Starts and watches the workers that train Latent Slot Diffusion.
 #[derive(Debug, Parser)]
@@ -35,7 +46,36 @@ pub(crate) enum Command {
         /// Print only the final summary, as JSON, on standard output
         #[arg(long)]
         json: bool,
+        /// When the run is handed to Slurm: follow it to its end, and exit as it does
+        #[arg(long)]
+        wait: bool,
+        /// Go on after a coordinator of the same Slurm job that was killed; slurm/train.sh says so
+        #[arg(long, hide = true)]
+        again: bool,
     },
+    /// Guard one worker; launchers start this in the worker's place
+    #[command(hide = true)]
+    Guard(GuardArguments),
+    /// Tell whether this host sees a file and can start the worker; `launch` asks that of every host
+    #[command(hide = true)]
+    Probe {
+        /// A file in the folder of all runs
+        #[arg(long)]
+        file: PathBuf,
+        /// The worker binary
+        #[arg(long)]
+        worker: PathBuf,
+    },
+    /// Let a run save at its next step and end, from anywhere that sees its folder; a queued one is cancelled
+    Stop {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to stop
+        #[arg(long, default_value_t = Job::Train)]
+        job: Job,
+    },
+    /// Let something happen to a run at a chosen step, and measure what that costs beside a run that nothing happens to
+    Rehearse(RehearseArguments),
     /// Print what `launch` would run, and run nothing
     Plan {
         /// Which run and how.
@@ -50,19 +90,58 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the workers' logs
+    /// Print the logs of the workers and of their launcher, merged by time
     Logs {
         /// The run's folder, as runs/NAME
         run: PathBuf,
-        /// The job whose logs to print
-        #[arg(long, default_value_t = Job::Train)]
-        job: Job,
-        /// Only this worker's
+        /// Which lines.
+        #[command(flatten)]
+        lines: LogsArguments,
+    },
+    /// Watch a run on a screen that renews itself, from its files alone
+    Top {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to watch [default: the one that was active last]
         #[arg(long)]
-        rank: Option<usize>,
-        /// Go on printing what is added, until interrupted
-        #[arg(short, long)]
-        follow: bool,
+        job: Option<Job>,
+        /// Print a single frame as text
+        #[arg(long)]
+        once: bool,
+    },
+    /// List all runs: state, progress, newest checkpoint, Slurm job, age of the last sign of life
+    List {
+        /// The folder that the runs are in
+        #[arg(default_value = "runs")]
+        root: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain the newest failure of a run: who was first, who followed, what was done about it
+    Why {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// The generation whose failure to explain [default: the last that failed]
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the time of a run went, and how often it should save
+    Goodput {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The job to account for [default: the one that was active last]
+        #[arg(long)]
+        job: Option<Job>,
+        /// Print as JSON, in seconds
+        #[arg(long)]
+        json: bool,
     },
     /// Look at the checkpoints of a run, or take the weights out of them
     Checkpoints {
@@ -97,6 +176,34 @@ pub(crate) enum CheckpointsCommand {
     },
 }
 
+/// What shall happen, and to which run.
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArguments {
+    /// kill-rank, kill-host, hang, preempt or full-disk
+    pub(crate) fault: Fault,
+    /// Configuration of both runs, which come into <run.root>/<run.name>-rehearsals
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Change one key of the configuration; `train.steps=N` makes the runs short
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// After which step it happens; full-disk: at the first save after it
+    #[arg(long, value_name = "N")]
+    pub(crate) at_step: u64,
+    /// To which worker; with kill-host to that worker's host
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub(crate) rank: usize,
+    /// Number of hosts, instead of cluster.nodes
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Number of workers on each host, instead of cluster.workers_per_node
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Which run and how.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
@@ -112,7 +219,13 @@ pub(crate) struct RunArguments {
     /// What the workers do: scenes, autoencoder, encode, train, evaluate or compose
     #[arg(long, default_value_t = Job::Train)]
     pub(crate) job: Job,
-    /// Number of workers, instead of cluster.workers_per_node
+    /// Number of hosts, instead of cluster.nodes: a Slurm job is submitted, or those of the allocation are used
+    #[arg(long, value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Hosts that ssh reaches, without Slurm, instead of cluster.hosts
+    #[arg(long, value_name = "A,B,...", value_delimiter = ',')]
+    pub(crate) hosts: Vec<String>,
+    /// Number of workers on each host, instead of cluster.workers_per_node
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
     /// Put a run (or job) that is already in the folder aside, as NAME.1, and start anew

@@ -4,22 +4,36 @@ mod cli;
 mod commands;
 mod coordinator;
 mod exit;
+mod guard;
 mod launchers;
+mod observe;
 mod preflight;
 mod run_folder;
+mod slurm;
+mod standing;
+mod story;
 mod supervisor;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{CheckpointsCommand, Cli, Command};
+use commands::launch::Manner;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Launch { run, json } => commands::launch::run(&run, json),
+        Command::Launch { run, json, wait, again } => commands::launch::run(&run, Manner { json, wait, again }),
+        Command::Guard(arguments) => guard::run(&arguments),
+        Command::Probe { file, worker } => preflight::answer_probe(&file, &worker),
+        Command::Rehearse(arguments) => commands::rehearse::run(&arguments),
+        Command::Stop { run, job } => commands::stop::run(run, job),
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
-        Command::Logs { run, job, rank, follow } => commands::logs::run(run, job, rank, follow),
+        Command::Logs { run, lines } => commands::logs::run(run, lines),
+        Command::Top { run, job, once } => commands::top::run(run, job, once),
+        Command::List { root, json } => commands::list::run(&root, json),
+        Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
+        Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
         Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
         Command::Checkpoints { command: CheckpointsCommand::Export { run, to, ema } } => {
             commands::checkpoints::export(run, &to, ema)

@@ -1,15 +1,23 @@
 //! What can be known to fail before anything is started or written: a worker that does not run, a data set that is not there.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::config::Config;
 use common::job::Job;
 use common::shards::{Dataset, ShardError};
 use common::storage::{StorageError, Store};
 
+use crate::launchers::{LaunchSpec, Launcher, ProcessSpec};
+
 /// The environment variable that names another worker binary.
 pub(crate) const WORKER_VARIABLE: &str = "LSD_WORKER";
+
+/// How long hosts may take to answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a launch would fail.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,30 @@ pub(crate) enum PreflightError {
         worker: String,
         /// Ours.
         orchestrator: &'static str,
+    },
+    /// Hosts that cannot take part.
+    #[error("{problems}{}", if *more > 0 { format!(" (and {more} other hosts)") } else { String::new() })]
+    Hosts {
+        /// The first of them and what is wrong with it.
+        problems: String,
+        /// How many others.
+        more: usize,
+    },
+    /// A folder that only this host can have.
+    #[error("{} is in the memory of this host ({kind}), where other hosts cannot see it: set run.root to a folder on a shared disk", folder.display())]
+    NotShared {
+        /// The folder.
+        folder: PathBuf,
+        /// The file system.
+        kind: &'static str,
+    },
+    /// The file system.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
     },
     /// A data set that the job reads.
     #[error(transparent)]
@@ -136,9 +168,119 @@ async fn check_split(url: &str, split: &str, batch: Option<(&'static str, usize)
     }
 }
 
+/// Refuses a folder for runs that other hosts certainly do not see.
+pub(crate) fn check_shared(root: &Path) -> Result<(), PreflightError> {
+    let existing = root.ancestors().find(|folder| folder.exists() && !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let kind = nix::sys::statfs::statfs(existing).ok().map(|info| info.filesystem_type());
+    if kind == Some(nix::sys::statfs::TMPFS_MAGIC) {
+        return Err(PreflightError::NotShared { folder: existing.into(), kind: "tmpfs" });
+    }
+    Ok(())
+}
+
+/// Asks every host, through the launcher, whether it sees the folder of runs and can start the worker. Nothing but a file that is taken
+/// away again comes into being.
+pub(crate) fn check_hosts(launcher: &dyn Launcher, spec: &LaunchSpec, hosts: &[String], root: &Path) -> Result<(), PreflightError> {
+    if hosts.len() < 2 {
+        return Ok(());
+    }
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| PreflightError::Io { path, source }
+    };
+    fs::create_dir_all(root).map_err(failed(root))?;
+    let file = std::path::absolute(root).map_err(failed(root))?.join(format!(".probe-{}", std::process::id()));
+    fs::write(&file, []).map_err(failed(&file))?;
+    let answers = ask(&launcher.probe(spec, hosts, &file));
+    // Whatever the answers are.
+    let _ = fs::remove_file(&file);
+    let problems = judge(hosts, &answers.map_err(failed(Path::new("srun or mpirun")))?);
+    match problems.split_first() {
+        None => Ok(()),
+        Some((first, others)) => Err(PreflightError::Hosts { problems: first.clone(), more: others.len() }),
+    }
+}
+
+/// Runs the probe, within a time limit; what it printed.
+fn ask(process: &ProcessSpec) -> std::io::Result<String> {
+    let mut command = Command::new(&process.program);
+    command.args(&process.arguments).envs(process.environment.iter().map(|(name, value)| (name, value)));
+    for name in process.without {
+        command.env_remove(name);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let said: Vec<_> = [child.stdout.take().map(collect), child.stderr.take().map(collect)].into_iter().flatten().collect();
+    let started = Instant::now();
+    while child.try_wait()?.is_none() {
+        if started.elapsed() > PROBE_LIMIT {
+            child.kill()?;
+            child.wait()?;
+            break;
+        }
+        sleep(Duration::from_millis(5));
+    }
+    Ok(said.into_iter().map(|thread| thread.join().unwrap_or_default()).collect())
+}
+
+fn collect(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// One sentence for every host that said no or nothing, from lines as `probe HOST ok` or `probe HOST no: REASON`.
+fn judge(hosts: &[String], answers: &str) -> Vec<String> {
+    let lines = || answers.lines().filter_map(|line| line.split_once("probe ")?.1.split_once(' '));
+    let mut problems: Vec<String> =
+        lines().filter_map(|(host, word)| Some(format!("host {host}: {}", word.strip_prefix("no: ")?))).collect();
+    let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let answered = lines().count();
+    let silent: Vec<&str> =
+        hosts.iter().map(String::as_str).filter(|host| !lines().any(|(name, _)| short(name) == short(host))).collect();
+    // Names may differ from what the hosts call themselves; then only their number counts.
+    if answered < hosts.len() && !silent.is_empty() {
+        let limit = PROBE_LIMIT.as_secs();
+        let said = answers.lines().rfind(|line| !line.trim().is_empty() && !line.contains("probe ")).unwrap_or("nothing");
+        problems.push(format!("no answer from {} within {limit} s; the launcher said: {said}", silent.join(", ")));
+    }
+    problems
+}
+
+/// The answer of one host.
+pub(crate) fn answer_probe(file: &Path, worker: &Path) -> Result<ExitCode, crate::exit::Failure> {
+    let host = common::place::host_name();
+    let no = |reason: String| {
+        println!("probe {host} no: {reason}");
+        Ok(ExitCode::SUCCESS)
+    };
+    if !file.is_file() {
+        let folder = file.parent().unwrap_or(file).display();
+        return no(format!(
+            "it does not see the folder of runs, {folder}: set run.root to a folder on a disk that all hosts share"
+        ));
+    }
+    if let Err(error) = check_worker(worker) {
+        return no(error.to_string());
+    }
+    println!("probe {host} ok");
+    Ok(ExitCode::SUCCESS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_that_say_no_or_nothing_are_named() {
+        let hosts = ["node1", "node2", "node3"].map(str::to_owned);
+        assert_eq!(judge(&hosts, "probe node1 ok\nprobe node3 ok\nprobe node2 ok\n"), [] as [String; 0]);
+        let problems = judge(&hosts, "probe node1 ok\nprobe node2 no: it has no disk\nsrun: error: node3: timed out\n");
+        assert_eq!(problems[0], "host node2: it has no disk");
+        assert!(problems[1].starts_with("no answer from node3 within") && problems[1].ends_with("srun: error: node3: timed out"));
+        assert_eq!(judge(&hosts[..2], "probe alias-a ok\nprobe alias-b ok\n"), [] as [String; 0]);
+    }
 
     #[test]
     fn the_loader_s_complaint_names_the_library() {

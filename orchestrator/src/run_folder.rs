@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::config::{Config, config_hash, load};
 use common::job::Job;
@@ -11,6 +13,10 @@ use common::run_dir::{RunDir, replace_file};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
+
+/// How long the lock of somebody who is about to end is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a launch may not have the folder.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,19 @@ pub(crate) enum FolderError {
         folder: PathBuf,
         /// One of the files.
         found: String,
+    },
+    /// A Slurm job has it.
+    #[error("{} belongs to Slurm job {job}, which is {}: {} it first, or wait for it", folder.display(), state.to_lowercase(),
+        if *launched { "`orchestrator stop`" } else { "`scancel`" })]
+    Queued {
+        /// The folder.
+        folder: PathBuf,
+        /// The job.
+        job: String,
+        /// Its state in Slurm's words.
+        state: String,
+        /// Whether it has started.
+        launched: bool,
     },
     /// Another coordinator.
     #[error("{} is in use by another orchestrator{}: wait for it, or stop it first", folder.display(), pid.map_or_else(String::new, |pid| format!(" (process {pid})")))]
@@ -83,9 +102,17 @@ pub(crate) enum Intent {
 }
 
 /// Looks, without changing anything, whether `config` may run as `job` in `run`.
-pub(crate) fn check(run: &RunDir, config: &Config, job: Job, intent: Intent) -> Result<(), FolderError> {
+///
+/// With `patient` a lock is waited for, for some seconds: who submitted the job may still hold it, or the coordinator before this one.
+pub(crate) fn check(run: &RunDir, config: &Config, job: Job, intent: Intent, patient: bool) -> Result<(), FolderError> {
     let folder = run.job_dir(job);
-    drop(lock_existing(&folder)?);
+    let asked = Instant::now();
+    loop {
+        match lock_existing(&folder) {
+            Err(FolderError::InUse { .. }) if patient && asked.elapsed() < PATIENCE => sleep(LOOK_AGAIN),
+            other => break drop(other?),
+        }
+    }
     if intent == Intent::Fresh {
         return Ok(());
     }
@@ -164,7 +191,8 @@ fn nothing_foreign(run: &RunDir) -> Result<(), FolderError> {
     };
     // The journal and its lock come into being before run.toml: a launch that ended in between has left nothing else.
     let ours = [run.path().join("jobs"), run.journal()];
-    let foreign = entries.filter_map(Result::ok).find(|entry| !ours.contains(&entry.path()));
+    let output = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("slurm-");
+    let foreign = entries.filter_map(Result::ok).find(|entry| !ours.contains(&entry.path()) && !output(entry));
     foreign.map_or(Ok(()), |entry| {
         Err(FolderError::Foreign { folder: run.path().into(), found: entry.file_name().to_string_lossy().into_owned() })
     })
@@ -177,7 +205,8 @@ pub(crate) struct Claim {
     pub(crate) journal: Journal,
     /// Number that no generation in this folder has had.
     pub(crate) next_generation: u64,
-    _lock: Flock<File>,
+    /// Nobody else may claim it as long as this is there.
+    pub(crate) lock: Flock<File>,
 }
 
 /// Takes the folder of `job` and writes the resolved configuration into it. [`check`] comes first.
@@ -202,7 +231,7 @@ pub(crate) fn claim(run: &RunDir, config: &Config, job: Job, intent: Intent) -> 
         load::to_toml(config)?
     );
     replace_file(&folder.run_toml(), text.as_bytes(), 0o644).map_err(failed(&folder.run_toml()))?;
-    Ok(Claim { journal, next_generation, _lock: lock })
+    Ok(Claim { journal, next_generation, lock })
 }
 
 /// Locks the journal of a folder for one coordinator at a time; the system lets go of it when that process ends, however it ends.
@@ -277,21 +306,21 @@ mod tests {
     fn a_folder_is_new_or_resumed_or_put_aside_and_nothing_else() {
         let (_folder, run) = place();
         let (mine, other) = (config(&[]), config(&["run.seed=9"]));
-        check(&run, &mine, Job::Train, Intent::New).unwrap();
+        check(&run, &mine, Job::Train, Intent::New, false).unwrap();
         assert!(!run.path().exists(), "looking changes nothing");
         drop(claim(&run, &mine, Job::Train, Intent::New).unwrap());
         assert_eq!(load::from_file(&run.run_toml(), &[]).unwrap(), mine);
 
-        let refused = |config, intent| check(&run, config, Job::Train, intent).unwrap_err().to_string();
+        let refused = |config, intent| check(&run, config, Job::Train, intent, false).unwrap_err().to_string();
         let same = refused(&mine, Intent::New);
         assert!(same.contains("--resume") && same.contains("quickstart"), "{same}");
         for intent in [Intent::New, Intent::Resume] {
             let different = refused(&other, intent);
             assert!(different.contains("run.seed is 1 there and 9 here"), "{different}");
         }
-        check(&run, &mine, Job::Train, Intent::Resume).unwrap();
+        check(&run, &mine, Job::Train, Intent::Resume, false).unwrap();
 
-        check(&run, &other, Job::Train, Intent::Fresh).unwrap();
+        check(&run, &other, Job::Train, Intent::Fresh, false).unwrap();
         drop(claim(&run, &other, Job::Train, Intent::Fresh).unwrap());
         let aside = RunDir::new(run.path().with_file_name("quickstart.1"));
         assert_eq!(load::from_file(&aside.run_toml(), &[]).unwrap(), mine);
@@ -302,11 +331,11 @@ mod tests {
     fn other_jobs_may_come_before_the_run_but_somebody_s_files_may_not() {
         let (_folder, run) = place();
         drop(claim(&run, &config(&[]), Job::Scenes, Intent::New).unwrap());
-        check(&run, &config(&["scenes.train=7"]), Job::Scenes, Intent::New).unwrap();
-        check(&run, &config(&[]), Job::Train, Intent::New).unwrap();
-        assert!(matches!(check(&run, &config(&[]), Job::Evaluate, Intent::New), Err(FolderError::NoRun { .. })));
+        check(&run, &config(&["scenes.train=7"]), Job::Scenes, Intent::New, false).unwrap();
+        check(&run, &config(&[]), Job::Train, Intent::New, false).unwrap();
+        assert!(matches!(check(&run, &config(&[]), Job::Evaluate, Intent::New, false), Err(FolderError::NoRun { .. })));
         fs::write(run.path().join("thesis.txt"), "").unwrap();
-        let text = check(&run, &config(&[]), Job::Train, Intent::New).unwrap_err().to_string();
+        let text = check(&run, &config(&[]), Job::Train, Intent::New, false).unwrap_err().to_string();
         assert!(text.contains("thesis.txt"), "{text}");
     }
 
@@ -315,9 +344,9 @@ mod tests {
         let (_folder, run) = place();
         let mut claimed = claim(&run, &config(&[]), Job::Train, Intent::New).unwrap();
         assert_eq!(claimed.next_generation, 1);
-        claimed.journal.append(3, journal::Event::GenerationStarted, "test").unwrap();
+        claimed.journal.append(3, journal::Event::Running, "test").unwrap();
         for intent in [Intent::Resume, Intent::Fresh] {
-            assert!(matches!(check(&run, &config(&[]), Job::Train, intent), Err(FolderError::InUse { .. })));
+            assert!(matches!(check(&run, &config(&[]), Job::Train, intent, false), Err(FolderError::InUse { .. })));
         }
         drop(claimed);
         assert_eq!(claim(&run, &config(&[]), Job::Train, Intent::Resume).unwrap().next_generation, 4);

@@ -34,7 +34,7 @@ fn a_mistyped_key_is_answered_with_the_nearest_valid_one() {
 #[test]
 fn a_value_out_of_range_is_named_with_its_range() {
     let lab = Lab::empty();
-    refused(&lab, &["--set", "train.global_batch=9"], &["train.global_batch = 9", "a multiple of the 2 workers"]);
+    refused(&lab, &["--set", "train.global_batch=1"], &["train.global_batch = 1", "each of the 2 workers"]);
     refused(&lab, &["--set", "train.steps=many"], &["train.steps", "\"many\"", "a whole number"]);
     refused(&lab, &["--job", "scenes", "--set", "scenes.max_objects=200"], &["scenes.max_objects = 200", "to 10"]);
 }

@@ -90,7 +90,7 @@ impl Cluster {
 
     /// Ends all jobs and has every host run and connected.
     fn clear(&self) {
-        self.script(&["settle"]);
+        self.settle();
         self.wait_for("the end of all jobs", PATIENCE, || {
             // Again and again: a job may have itself requeued while it is cancelled.
             self.run("scancel", &["--user", "root"]);
@@ -199,6 +199,11 @@ impl Cluster {
     /// Puts a host back on the network; returns when Slurm uses it again.
     pub fn heal(&self, node: &str) {
         self.script(&["heal", node]);
+    }
+
+    /// Starts what is killed and connects what is cut off.
+    pub fn settle(&self) {
+        self.script(&["settle"]);
     }
 
     /// `cluster.sh COMMAND FOLDER ARGUMENTS`

@@ -1,9 +1,9 @@
 //! A temporary folder with a small experiment in it, and the orchestrator to run there.
 
 use std::fs;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -91,10 +91,7 @@ impl Lab {
     pub fn start_program(&self, program: &Path, arguments: &[&str]) -> Running {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own, so that a test's Ctrl-C reaches it as a terminal's would and nobody else.
-        command.process_group(0);
-        Running::start(command)
+        Running::start_piped(command)
     }
 }
 
@@ -137,7 +134,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -13,6 +13,7 @@ mod peers;
 mod pipeline;
 mod processes;
 mod records;
+mod slurm;
 mod snapshot;
 mod survival;
 mod world_size;

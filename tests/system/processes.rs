@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::process::{Child, Command};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,12 @@ impl Running {
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
         Self { child, stdout, stderr }
+    }
+
+    /// Starts `command` with pipes, in a group of its own, so that a test's Ctrl-C reaches it as a terminal's would and nobody else.
+    pub fn start_piped(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        Self::start(command)
     }
 
     /// The process's id.

@@ -10,6 +10,5 @@ pub mod inference;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
-pub mod place;
 pub mod scenes;
 pub mod training;

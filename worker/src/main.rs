@@ -3,18 +3,20 @@
 use anyhow::Context;
 use clap::Parser;
 use common::config::{Config, load};
-use common::control::{ControlClient, Failure, FromWorker, Hello};
+use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Phase, Role};
 use common::job::Job;
+use common::place::{Place, host_name};
 use common::run_dir::RunDir;
 use common::telemetry;
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, raise};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::collectives;
-use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, exit_code, failure_kind, one_line};
-use worker::place::Place;
+use worker::collectives::{self, Watched};
+use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
 #[derive(Debug, Parser)]
@@ -38,13 +40,17 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
-            ExitCode::from(exit_code(failure_kind(&error)))
+            ExitCode::from(failure_kind(&error).exit_code())
         }
     }
 }
 
 /// Everything up to the job, the job, and its last words. Returns the exit code; errors are those that the coordinator cannot be told.
 fn start(arguments: &Arguments) -> anyhow::Result<u8> {
+    if !arguments.standalone {
+        // Its parent is its guard: without that nobody could end it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
     let place = Place::detect(|name| std::env::var(name).ok(), arguments.generation).map_err(BadInput::new)?;
     let run = RunDir::new(&arguments.run_dir);
     let job_dir = run.job_dir(arguments.job);
@@ -53,13 +59,14 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     let config = load::from_file(&job_dir.run_toml(), &[]).map_err(BadInput::new)?;
     // Tensors have the cores; storage and control need little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let activity = Arc::new(Activity::default());
     let (reporter, stop) = if arguments.standalone {
         (Reporter::log_only(), StopFlag::default())
     } else {
-        let client =
-            ControlClient::connect(&job_dir, hello(place), die).context("pass --standalone to run without a coordinator")?;
+        let client = ControlClient::connect(&job_dir, hello(place), activity.clone(), die)
+            .context("pass --standalone to run without a coordinator")?;
         let stop = StopFlag::sharing(client.stop_flag());
-        (Reporter::to_coordinator(client), stop)
+        (Reporter::to_coordinator(client, activity), stop)
     };
     stop_on_signals(&runtime, &stop)?;
     report_panics(reporter.clone());
@@ -69,10 +76,12 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
 /// Runs the job and tells the coordinator how it ended. Returns the exit code.
 fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
     set_threads(&config);
+    reporter.enter(Phase::Connecting);
     let collective = match collectives::connect(config.cluster.collective, place) {
-        Ok(collective) => collective,
+        Ok(collective) => Box::new(Watched::new(collective, reporter.activity().clone())),
         Err(error) => return fail(&anyhow::Error::new(error), &reporter),
     };
+    reporter.enter(Phase::Starting);
     let job_dir = run.job_dir(job);
     let (runtime, device) = (runtime.handle().clone(), tch::Device::Cpu);
     let mut context = JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device };
@@ -86,7 +95,8 @@ fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Report
     match jobs::run(job, &mut context) {
         Ok(summary) => {
             tracing::info!("{job} is done: {summary}");
-            reporter.finish(FromWorker::Finished { summary });
+            let stopped = summary["stopped"].as_bool().unwrap_or(false);
+            reporter.finish(FromWorker::Finished { summary, stopped });
             0
         }
         Err(error) => {
@@ -105,16 +115,17 @@ fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
     tracing::error!("{cause}");
     eprintln!("error: {cause}");
     reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done() }));
-    exit_code(kind)
+    kind.exit_code()
 }
 
 fn hello(place: Place) -> Hello {
     Hello {
+        role: Role::Worker,
         rank: place.rank,
         world: place.world,
         local_rank: place.local_rank,
         generation: place.generation,
-        host: nix::unistd::gethostname().map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned()),
+        host: host_name(),
         pid: std::process::id(),
         device: "cpu".into(),
         version: env!("CARGO_PKG_VERSION").into(),

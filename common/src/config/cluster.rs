@@ -18,6 +18,19 @@ pub struct ClusterConfig {
     pub threads_per_worker: usize,
     /// Automatic restarts from the newest checkpoint without any new checkpoint in between, before giving up.
     pub max_restarts: usize,
+    /// Hosts that `mpirun` reaches by ssh, outside of Slurm; there may be more of them than `nodes`, as spares.
+    pub hosts: Vec<String>,
+    /// When hosts are lost, the run goes on as long as this many are left, with the same global batch.
+    pub min_nodes: usize,
+    /// Where the coordinator listens: the name of a network interface or an address of its host. Chosen by the route to the other hosts
+    /// if not set.
+    pub interface: Option<String>,
+    /// A step that takes longer than this many seconds, and much longer than the steps before, counts as hanging.
+    pub hang_after: u64,
+    /// Address, as `0.0.0.0:9400`, on which the coordinator serves figures for Prometheus; nowhere if not set.
+    pub prometheus: Option<String>,
+    /// `[cluster.slurm]`: what is asked of Slurm.
+    pub slurm: SlurmConfig,
 }
 
 impl Default for ClusterConfig {
@@ -28,7 +41,56 @@ impl Default for ClusterConfig {
             launcher: LauncherKind::Auto,
             collective: CollectiveKind::Auto,
             threads_per_worker: 0,
-            max_restarts: 2,
+            max_restarts: 3,
+            hosts: Vec::new(),
+            min_nodes: 1,
+            interface: None,
+            hang_after: 60,
+            prometheus: None,
+            slurm: SlurmConfig::default(),
+        }
+    }
+}
+
+/// `[cluster.slurm]`: what is asked of Slurm. What is not set is left to the cluster's own defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SlurmConfig {
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--time`, as `2-00:00:00`.
+    pub time: Option<String>,
+    /// `--gpus-per-node`.
+    pub gpus_per_node: usize,
+    /// `--mem`: memory per host, as `200G`.
+    pub memory: Option<String>,
+    /// `--constraint`.
+    pub constraint: Option<String>,
+    /// `--exclude`: hosts to keep away from.
+    pub exclude: Option<String>,
+    /// Any other options of sbatch, as `["--reservation=lsd"]`.
+    pub options: Vec<String>,
+    /// Whether a job that was preempted or ran out of time goes back into the queue to be continued.
+    pub requeue: bool,
+}
+
+impl Default for SlurmConfig {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            time: None,
+            gpus_per_node: 0,
+            memory: None,
+            constraint: None,
+            exclude: None,
+            options: Vec::new(),
+            requeue: true,
         }
     }
 }
@@ -37,12 +99,15 @@ impl Default for ClusterConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LauncherKind {
-    /// `mpirun` when the collective is MPI, else plain child processes.
+    /// `srun` inside a Slurm allocation. Outside of one: a Slurm job for several hosts unless `hosts` names them, `mpirun` when the
+    /// collective is MPI, else a plain child process.
     Auto,
     /// Plain child processes on this host.
     Local,
-    /// `mpirun`.
+    /// `mpirun`, on this host or over ssh on `hosts`.
     Mpirun,
+    /// Slurm: `srun` inside an allocation, `sbatch` outside of one.
+    Slurm,
 }
 
 /// What carries the gradients.

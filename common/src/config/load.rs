@@ -46,12 +46,14 @@ pub fn to_toml(config: &Config) -> Result<String, ConfigError> {
     Ok(toml::to_string(config)?)
 }
 
-/// A `key=value` as a TOML document. A value that is not TOML is a string, so that paths and words need no quotes.
+/// A `key=value` as a TOML document. A value that is not TOML is a string, so that paths and words need no quotes; nor do times, as no key
+/// takes those of TOML.
 fn as_toml(assignment: &str) -> Result<String, ConfigError> {
     let refuse = || ConfigError::NotAnAssignment(assignment.to_owned());
     let (key, value) = assignment.split_once('=').ok_or_else(refuse)?;
     let as_value = format!("{key} = {value}");
-    if !value.contains('\n') && DeTable::parse(&as_value).is_ok() {
+    let is_time = value.parse::<toml::value::Datetime>().is_ok();
+    if !value.contains('\n') && !is_time && DeTable::parse(&as_value).is_ok() {
         return Ok(as_value);
     }
     let as_string = format!("{key} = {}", Value::String(value.to_owned()));

@@ -108,8 +108,8 @@ fn overrides_are_toml_or_else_strings_and_make_missing_tables() {
 fn values_that_have_to_fit_each_other_name_both_keys() {
     let cases = [
         (
-            "train.global_batch=33",
-            "train.global_batch = 33 is out of range: a multiple of the 2 workers (cluster.nodes * cluster.workers_per_node)",
+            "train.global_batch=1",
+            "train.global_batch = 1 is out of range: at least one for each of the 2 workers (cluster.nodes * cluster.workers_per_node)",
         ),
         (
             "model.unet.norm_groups=48",

@@ -11,11 +11,12 @@ mod identity;
 mod keys;
 pub mod load;
 mod model;
+pub mod size;
 mod train;
 pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
-pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind};
+pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind, SlurmConfig};
 pub use data::{DataConfig, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;

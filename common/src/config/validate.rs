@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding, RunConfig, Sampler,
-    ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
+    AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding,
+    RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -31,6 +31,7 @@ pub fn check(config: &Config) -> Checked {
     sides(config)?;
     diffusion(&config.diffusion)?;
     train(&config.train)?;
+    cluster(&config.cluster)?;
     batches(config)?;
     checkpoint_and_evaluate(config)
 }
@@ -197,18 +198,27 @@ fn train(train: &TrainConfig) -> Checked {
     not_negative("train.optimizer.weight_decay", train.optimizer.weight_decay)
 }
 
-/// Every global batch is shared out evenly among the workers.
+/// Every global batch is shared out among the workers; each has at least one sample.
 fn batches(config: &Config) -> Checked {
     let cluster = &config.cluster;
-    at_least("cluster.nodes", cluster.nodes, 1)?;
-    at_least("cluster.workers_per_node", cluster.workers_per_node, 1)?;
     let workers = cluster.nodes.saturating_mul(cluster.workers_per_node);
     let alone = workers == 1 || cluster.collective != CollectiveKind::Solo;
     require(alone, "cluster.collective", "\"solo\"", format!("\"auto\" or \"mpi\" for {workers} workers"))?;
-    let allowed = format!("a multiple of the {workers} workers (cluster.nodes * cluster.workers_per_node)");
+    let allowed = format!("at least one for each of the {workers} workers (cluster.nodes * cluster.workers_per_node)");
     let (train, autoencoder) = (config.train.global_batch, config.autoencoder.train.global_batch);
-    require(train.is_multiple_of(workers), "train.global_batch", train, &allowed)?;
-    require(autoencoder.is_multiple_of(workers), "autoencoder.train.global_batch", autoencoder, &allowed)
+    require(train >= workers, "train.global_batch", train, &allowed)?;
+    require(autoencoder >= workers, "autoencoder.train.global_batch", autoencoder, &allowed)
+}
+
+fn cluster(cluster: &ClusterConfig) -> Checked {
+    at_least("cluster.nodes", cluster.nodes, 1)?;
+    at_least("cluster.workers_per_node", cluster.workers_per_node, 1)?;
+    let least = 1..=cluster.nodes;
+    require(least.contains(&cluster.min_nodes), "cluster.min_nodes", cluster.min_nodes, "from 1 to cluster.nodes")?;
+    at_least("cluster.hang_after", cluster.hang_after, 1)?;
+    let enough = cluster.hosts.is_empty() || cluster.hosts.len() >= cluster.nodes;
+    let allowed = format!("none, or at least cluster.nodes ({})", cluster.nodes);
+    require(enough, "cluster.hosts", format!("{:?}", cluster.hosts), allowed)
 }
 
 fn checkpoint_and_evaluate(config: &Config) -> Checked {

@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::activity::Activity;
 use super::address::Address;
 use super::error::ControlError;
 use super::frames::{FrameReceiver, FrameSender, Side, handshake};
 use super::messages::{FromWorker, Hello, ToWorker};
 use super::outbox::Outbox;
+use super::transport::tune;
 use crate::run_dir::RunDir;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -39,27 +40,27 @@ pub struct ControlClient {
 impl ControlClient {
     /// Connects to the coordinator of the job folder `job_dir`, says `hello` and waits for the welcome.
     ///
-    /// `kill_switch` is called at most once, on the control thread, with the reason why this worker has to end at once.
+    /// `activity` is what the heartbeats tell. `kill_switch` is called at most once, on the control thread, with the reason why this worker has to end at once.
     ///
     /// # Errors
     /// No coordinator there, a wrong key, or a coordinator that refuses this worker.
     pub fn connect(
         job_dir: &RunDir,
         hello: Hello,
+        activity: Arc<Activity>,
         kill_switch: impl FnOnce(String) + Send + 'static,
     ) -> Result<Self, ControlError> {
         let address = Address::read(&job_dir.coordinator())?;
-        let peer = format!("coordinator at {}", address.address);
-        let io = |source| ControlError::Connection { peer: peer.clone(), source };
+        let io = |source| ControlError::Connection { peer: peer_name(&address), source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
-        let (generation, session) = runtime.block_on(join(&address, &peer, hello))?;
+        let (generation, line) = runtime.block_on(connect(&address, hello))?;
 
         let (outbox, stop) = (Arc::new(Outbox::default()), Arc::new(AtomicBool::new(false)));
         let (alive, ended) = mpsc::channel();
         let shared = (outbox.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("control".into());
         let run = move || {
-            let end = runtime.block_on(session.converse(&shared.0, &shared.1));
+            let end = runtime.block_on(line.converse(&shared.0, &shared.1, &activity));
             drop(alive);
             if let Err(reason) = end {
                 pull(kill_switch, reason);
@@ -105,36 +106,84 @@ fn pull(kill_switch: impl FnOnce(String), reason: String) {
     }
 }
 
-/// Connects, authenticates, greets, and waits for the welcome.
-async fn join(address: &Address, peer: &str, hello: Hello) -> Result<(u64, Session), ControlError> {
-    let timed_out = |_| ControlError::TimedOut { peer: peer.into(), limit: CONNECT_LIMIT };
+fn peer_name(address: &Address) -> String {
+    format!("coordinator at {}", address.address)
+}
+
+/// Connects, authenticates, greets, and waits for the welcome: the generation that `hello`'s sender was welcomed to, and the line.
+///
+/// # Errors
+/// No coordinator there, a wrong key, or a coordinator that refuses this peer.
+pub async fn connect(address: &Address, hello: Hello) -> Result<(u64, Line), ControlError> {
+    let peer = peer_name(address);
+    let timed_out = |_| ControlError::TimedOut { peer: peer.clone(), limit: CONNECT_LIMIT };
     let stream = timeout(CONNECT_LIMIT, TcpStream::connect(&address.address)).await.map_err(timed_out)?;
-    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-    let stream = stream.map_err(|source| ControlError::Connection { peer: peer.into(), source })?;
-    let (receiver, sender) = handshake(stream.into_split(), &address.key, Side::Initiator, peer, CONNECT_LIMIT).await?;
-    let mut session = Session { receiver, sender };
-    session.sender.send(&FromWorker::Hello(hello)).await?;
-    match timeout(CONNECT_LIMIT, session.receiver.receive()).await.map_err(timed_out)?? {
-        Some(ToWorker::Welcome { generation }) => Ok((generation, session)),
+    let broken = |source| ControlError::Connection { peer: peer.clone(), source };
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(broken)?;
+    let (receiver, sender) = handshake(stream.into_split(), &address.key, Side::Initiator, &peer, CONNECT_LIMIT).await?;
+    // Not before: when thousands of workers greet at once, the coordinator's system leaves the first bytes of some unanswered for a while.
+    tune(receiver.reader().as_ref()).map_err(broken)?;
+    let mut line = Line { receiver, sender };
+    line.sender.send(&FromWorker::Hello(hello)).await?;
+    match timeout(CONNECT_LIMIT, line.receiver.receive()).await.map_err(timed_out)?? {
+        Some(ToWorker::Welcome { generation }) => Ok((generation, line)),
         Some(ToWorker::Kill { reason } | ToWorker::Stop { reason }) => Err(ControlError::Refused { reason }),
-        None => Err(ControlError::Closed { peer: peer.into(), when: "before its welcome" }),
+        Some(ToWorker::Stacks) | None => Err(ControlError::Closed { peer, when: "before its welcome" }),
     }
 }
 
-struct Session<R = tokio::net::tcp::OwnedReadHalf, W = tokio::net::tcp::OwnedWriteHalf> {
-    receiver: FrameReceiver<R>,
-    sender: FrameSender<W>,
+/// An authenticated connection to the coordinator, for whoever has a runtime of its own.
+#[derive(Debug)]
+pub struct Line {
+    receiver: FrameReceiver<tokio::net::tcp::OwnedReadHalf>,
+    sender: FrameSender<tokio::net::tcp::OwnedWriteHalf>,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
+/// The sending half of a [`Line`].
+#[derive(Debug)]
+pub struct LineSender(FrameSender<tokio::net::tcp::OwnedWriteHalf>);
+
+impl LineSender {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// A connection that is broken.
+    pub async fn send(&mut self, message: &FromWorker) -> Result<(), ControlError> {
+        self.0.send(message).await
+    }
+
+    /// Says that nothing more will be sent, and waits, some seconds at most, until the coordinator has closed its end, which shows by the
+    /// end of `heard`.
+    pub async fn finish(mut self, heard: &mut tokio::sync::mpsc::UnboundedReceiver<ToWorker>) {
+        self.0.close().await;
+        let _ = timeout(FINISH_LIMIT, async { while heard.recv().await.is_some() {} }).await;
+    }
+}
+
+impl Line {
+    /// Listens on a task of its own: the sending half, and what the coordinator says until the connection is over.
+    #[must_use]
+    pub fn listen(self) -> (LineSender, tokio::sync::mpsc::UnboundedReceiver<ToWorker>) {
+        let (say, heard) = tokio::sync::mpsc::unbounded_channel();
+        let mut receiver = self.receiver;
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = receiver.receive().await {
+                if say.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        (LineSender(self.sender), heard)
+    }
+
     /// Carries messages both ways until the outbox is closed and read, or this worker must end: then the error says why.
-    async fn converse(self, outbox: &Outbox, stop: &AtomicBool) -> Result<(), String> {
+    async fn converse(self, outbox: &Outbox, stop: &AtomicBool, activity: &Activity) -> Result<(), String> {
         let Self { mut receiver, mut sender } = self;
         let lost = |cause: String| if outbox.is_closed() { Ok(()) } else { Err(format!("the coordinator is gone: {cause}")) };
         let read = async {
             loop {
                 match receiver.receive().await {
-                    Ok(Some(ToWorker::Welcome { .. })) => {}
+                    Ok(Some(ToWorker::Welcome { .. } | ToWorker::Stacks)) => {}
                     Ok(Some(ToWorker::Stop { reason })) => {
                         tracing::info!(reason, "asked to stop");
                         stop.store(true, Ordering::Release);
@@ -151,7 +200,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             loop {
                 tokio::select! {
                     () = outbox.changed() => {}
-                    _ = heartbeat.tick() => outbox.push_heartbeat(),
+                    _ = heartbeat.tick() => outbox.push_heartbeat(activity.pulse()),
                 }
                 while let Some(message) = outbox.pop() {
                     if let Err(error) = sender.send(&message).await {

@@ -70,3 +70,12 @@ pub enum ControlError {
         reason: String,
     },
 }
+
+impl ControlError {
+    /// Whether the other host has stopped answering, as after a cut or a crash; a process that ends, or is stopped, does not look so.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        matches!(self, Self::Connection { source, .. } if matches!(source.kind(), TimedOut | HostUnreachable | NetworkUnreachable))
+    }
+}

@@ -124,6 +124,13 @@ pub(super) struct FrameReceiver<R> {
     peer: String,
 }
 
+impl<R> FrameReceiver<R> {
+    /// The stream.
+    pub(super) fn reader(&self) -> &R {
+        &self.reader
+    }
+}
+
 impl<R: AsyncRead + Unpin> FrameReceiver<R> {
     /// The next message; `None` when the other side closed the connection between two messages. Not cancel-safe.
     pub(super) async fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, ControlError> {

@@ -5,6 +5,7 @@
 //! handshake (`NNpsk0`) that they know the key; after that every [`messages`] frame is encrypted and authenticated. A peer without the
 //! key is dropped without having been sent a byte.
 
+mod activity;
 mod address;
 mod client;
 mod error;
@@ -14,9 +15,11 @@ mod outbox;
 mod server;
 #[cfg(test)]
 mod tests;
+mod transport;
 
+pub use activity::Activity;
 pub use address::{Address, Key};
-pub use client::ControlClient;
+pub use client::{ControlClient, Line, LineSender, connect};
 pub use error::ControlError;
-pub use messages::{Failure, FailureKind, FromWorker, Hello, Progress, ToWorker};
+pub use messages::{Failure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Progress, Pulse, Role, Spent, ToWorker};
 pub use server::{Connection, ServerEvent, bind, serve};

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::messages::FromWorker;
+use super::messages::{FromWorker, Pulse};
 
 /// Messages that wait while the coordinator does not read; beyond this the oldest is dropped.
 const LIMIT: usize = 256;
@@ -20,7 +20,6 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<FromWorker>,
-    step: u64,
     closed: bool,
 }
 
@@ -28,8 +27,7 @@ impl Outbox {
     /// Adds a message; a waiting progress gives way to a newer one.
     pub(super) fn push(&self, message: FromWorker) {
         let mut queue = self.lock();
-        if let FromWorker::Progress(progress) = &message {
-            queue.step = progress.done;
+        if matches!(message, FromWorker::Progress(_)) {
             queue.messages.retain(|waiting| !matches!(waiting, FromWorker::Progress(_)));
         }
         if queue.messages.len() >= LIMIT {
@@ -40,12 +38,12 @@ impl Outbox {
         self.notify.notify_one();
     }
 
-    /// Adds a heartbeat when there is nothing else to say.
-    pub(super) fn push_heartbeat(&self) {
+    /// Adds a heartbeat, in the place of one that is still waiting.
+    pub(super) fn push_heartbeat(&self, pulse: Pulse) {
         let mut queue = self.lock();
-        if queue.messages.is_empty() && !queue.closed {
-            let step = queue.step;
-            queue.messages.push_back(FromWorker::Heartbeat { step });
+        queue.messages.retain(|waiting| !matches!(waiting, FromWorker::Heartbeat(_)));
+        if !queue.closed {
+            queue.messages.push_back(FromWorker::Heartbeat(pulse));
         }
     }
 

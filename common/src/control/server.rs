@@ -6,25 +6,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::address::Key;
 use super::error::ControlError;
 use super::frames::{FrameReceiver, FrameSender, Side, handshake};
 use super::messages::{FromWorker, Hello, ToWorker};
+use super::transport::tune;
 
 /// Time a peer has for its handshake and its [`Hello`].
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Peers that may be in their handshake at the same time; more wait in the listener's queue.
 const HANDSHAKES: usize = 256;
 
+/// Peers that may wait to be accepted: all workers of a large run greet at once. The system has a limit of its own and takes the lower one.
+const QUEUE: u32 = 1 << 16;
+
 /// Listens on a port of the system's choosing.
 ///
 /// # Errors
 /// When the address is not one of this host's.
 pub async fn bind(ip: IpAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(SocketAddr::new(ip, 0)).await
+    let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(ip, 0))?;
+    socket.listen(QUEUE)
 }
 
 /// A number that no other connection of this listener had.
@@ -101,7 +107,7 @@ struct Worker {
 }
 
 async fn join(stream: TcpStream, key: &Key, peer: &str) -> Result<Worker, ControlError> {
-    stream.set_nodelay(true).map_err(|source| ControlError::Connection { peer: peer.into(), source })?;
+    tune(&stream).map_err(|source| ControlError::Connection { peer: peer.into(), source })?;
     let (mut receiver, sender) = handshake(stream.into_split(), key, Side::Responder, peer, HANDSHAKE_LIMIT).await?;
     match receiver.receive().await? {
         Some(FromWorker::Hello(hello)) => Ok(Worker { hello, receiver, sender }),

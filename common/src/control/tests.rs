@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::sync::mpsc as blocking;
+use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Server {
     folder: tempfile::TempDir,
     address: Address,
+    activity: Arc<Activity>,
     events: mpsc::Receiver<ServerEvent>,
     runtime: tokio::runtime::Runtime,
 }
@@ -42,7 +43,7 @@ impl Server {
         address.write(&RunDir::new(folder.path()).coordinator()).unwrap();
         let (sender, events) = mpsc::channel(64);
         runtime.spawn(serve(listener, address.key.clone(), sender));
-        Self { folder, address, events, runtime }
+        Self { folder, address, activity: Arc::default(), events, runtime }
     }
 
     fn next(&mut self) -> ServerEvent {
@@ -53,7 +54,7 @@ impl Server {
     fn next_word(&mut self) -> ServerEvent {
         loop {
             match self.next() {
-                ServerEvent::Message { message: FromWorker::Heartbeat { .. }, .. } => {}
+                ServerEvent::Message { message: FromWorker::Heartbeat(_), .. } => {}
                 event => return event,
             }
         }
@@ -76,8 +77,10 @@ impl Server {
     fn client(&mut self) -> (ControlClient, mpsc::UnboundedSender<ToWorker>, blocking::Receiver<String>) {
         let (killed, kills) = blocking::channel();
         let folder = RunDir::new(self.folder.path());
-        let client =
-            std::thread::spawn(move || ControlClient::connect(&folder, hello(), move |reason| drop(killed.send(reason))).unwrap());
+        let activity = self.activity.clone();
+        let client = std::thread::spawn(move || {
+            ControlClient::connect(&folder, hello(), activity, move |reason| drop(killed.send(reason))).unwrap()
+        });
         let (greeting, replies) = loop {
             if let ServerEvent::Joined { hello, replies, .. } = self.next() {
                 break (hello, replies);
@@ -91,6 +94,7 @@ impl Server {
 
 fn hello() -> Hello {
     Hello {
+        role: Role::Worker,
         rank: 1,
         world: 2,
         local_rank: 1,
@@ -103,7 +107,7 @@ fn hello() -> Hello {
 }
 
 fn finished(summary: Value) -> FromWorker {
-    FromWorker::Finished { summary }
+    FromWorker::Finished { summary, stopped: false }
 }
 
 #[test]
@@ -113,9 +117,9 @@ fn worker_and_coordinator_talk_and_part_in_order() {
     assert_eq!(client.generation(), 7);
     let stop = client.stop_flag();
     replies.send(ToWorker::Stop { reason: "time is up".into() }).unwrap();
-    client.send(FromWorker::CheckpointCommitted { step: 500 });
+    client.send(FromWorker::CheckpointCommitted { step: 500, seconds: 0.5 });
     let ServerEvent::Message { message, .. } = server.next_word() else { panic!("no message") };
-    assert_eq!(message, FromWorker::CheckpointCommitted { step: 500 });
+    assert_eq!(message, FromWorker::CheckpointCommitted { step: 500, seconds: 0.5 });
     // A summary that needs several Noise messages, and the end: the client returns as soon as the coordinator has let go.
     let summary = json!({ "text": "x".repeat(200_000) });
     let last = finished(summary.clone());
@@ -130,21 +134,22 @@ fn worker_and_coordinator_talk_and_part_in_order() {
 }
 
 #[test]
-fn a_silent_job_still_sends_heartbeats_with_its_last_step() {
+fn a_silent_job_still_sends_heartbeats_that_tell_what_it_is_doing() {
     let mut server = Server::start();
-    let (client, _replies, _kills) = server.client();
-    let progress = |done| Progress { done, total: 10, unit: "steps".into(), rate: 1.0, fields: [("loss".to_owned(), 0.5)].into() };
-    client.send(FromWorker::Progress(progress(3)));
-    let mut said_progress = false;
+    let activity = server.activity.clone();
+    let (_client, _replies, _kills) = server.client();
+    activity.step(3);
+    activity.enter(Phase::Collective);
     loop {
         match server.next() {
-            ServerEvent::Message { message: FromWorker::Heartbeat { step: 3 }, .. } => break,
-            ServerEvent::Message { message: FromWorker::Heartbeat { step: 0 }, .. } => assert!(!said_progress),
-            ServerEvent::Message { message: FromWorker::Progress(told), .. } => said_progress = told == progress(3),
+            ServerEvent::Message { message: FromWorker::Heartbeat(pulse), .. } if pulse.step == 3 => {
+                assert_eq!(pulse.phase, Phase::Collective);
+                break;
+            }
+            ServerEvent::Message { message: FromWorker::Heartbeat(pulse), .. } => assert_eq!(pulse.phase, Phase::Starting),
             other => panic!("unexpected {other:?}"),
         }
     }
-    assert!(said_progress);
 }
 
 #[test]
@@ -164,7 +169,7 @@ fn a_peer_with_a_wrong_key_learns_nothing() {
     let mut server = Server::start();
     let wrong = Address { key: Key::generate().unwrap(), ..server.address.clone() };
     wrong.write(&RunDir::new(server.folder.path()).coordinator()).unwrap();
-    let error = ControlClient::connect(&RunDir::new(server.folder.path()), hello(), |_| {}).unwrap_err();
+    let error = ControlClient::connect(&RunDir::new(server.folder.path()), hello(), Arc::default(), |_| {}).unwrap_err();
     assert!(matches!(error, ControlError::Closed { .. } | ControlError::Connection { .. }), "{error}");
     assert!(matches!(server.rejection(), ControlError::Key { .. }));
 
@@ -210,10 +215,10 @@ fn silent_peers_are_dropped_and_keep_nobody_waiting() {
 fn without_a_coordinator_the_error_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let folder = RunDir::new(folder.path());
-    let text = ControlClient::connect(&folder, hello(), |_| {}).unwrap_err().to_string();
+    let text = ControlClient::connect(&folder, hello(), Arc::default(), |_| {}).unwrap_err().to_string();
     assert!(text.contains("coordinator.json"), "{text}");
     std::fs::write(folder.coordinator(), r#"{"address":"127.0.0.1:1","key":"ab","generation":1,"pid":1}"#).unwrap();
-    let text = ControlClient::connect(&folder, hello(), |_| {}).unwrap_err().to_string();
+    let text = ControlClient::connect(&folder, hello(), Arc::default(), |_| {}).unwrap_err().to_string();
     assert!(text.contains("64 hexadecimal digits"), "{text}");
 }
 

@@ -1,58 +1,153 @@
-//! `orchestrator launch`: start the workers of a run and stay with them to the end.
+//! `orchestrator launch`: start the workers of a run and stay with them to the end; from a login node, hand the run to Slurm.
 
+use std::fs;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use common::config::ClusterConfig;
+use common::journal::{self, Event, Journal};
 use common::run_dir::RunDir;
 
 use super::logs::tail;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, prepare, resolve, submission};
 use super::summary;
+use super::waiting;
 use crate::cli::RunArguments;
 use crate::coordinator::{self, Display, Launch};
 use crate::exit::{Failure, OrBadInput};
+use crate::launchers::{self, Where};
 use crate::preflight;
-use crate::run_folder;
-use crate::supervisor::{self, Outcome};
+use crate::run_folder::{self, Claim};
+use crate::slurm::{self, Allocation, SlurmError};
+use crate::standing::last_exit_code;
+use crate::supervisor::{self, Outcome, StopReason};
 
 /// Lines of the failed worker's log that are shown.
 const LOG_LINES: usize = 8;
 
-/// Launches and waits.
-pub(crate) fn run(arguments: &RunArguments, json: bool) -> Result<ExitCode, Failure> {
-    let Prepared { config, job, run, intent, launcher, spec } = prepare(arguments)?;
-    preflight::check_worker(&spec.worker).or_bad_input()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(preflight::check_data(&config, job)).or_bad_input()?;
+/// How a launch is to be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// Only the final summary, as JSON, on standard output.
+    pub(crate) json: bool,
+    /// Follow a job that was handed to Slurm to its end.
+    pub(crate) wait: bool,
+    /// The launch before this one in the same Slurm job may have been killed.
+    pub(crate) again: bool,
+}
 
-    let claim = run_folder::claim(&run, &config, job, intent).or_bad_input()?;
-    let folder = run.job_dir(job);
+/// Launches and waits.
+pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, Failure> {
+    if manner.again {
+        let journal = resolve(arguments)?.1.job_dir(arguments.job).journal();
+        if let Some(code) = last_exit_code(&journal::read(&journal).or_bad_input()?) {
+            return Ok(ExitCode::from(code));
+        }
+    }
+    let prepared = prepare(arguments)?;
+    let folder = prepared.run.job_dir(prepared.job);
+    preflight::check_worker(&prepared.spec.worker).or_bad_input()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(preflight::check_data(&prepared.config, prepared.job)).or_bad_input()?;
+    if matches!(prepared.place, Where::Queue) {
+        return queue(&prepared, arguments, manner);
+    }
+    let Prepared { config, job, run, intent, place, spec } = prepared;
+    let Where::Here { launcher, hosts, allocation } = place else { return Ok(ExitCode::FAILURE) };
+    preflight::check_hosts(launcher.as_ref(), &spec, &hosts, std::path::Path::new(&config.run.root)).or_bad_input()?;
+
+    let Claim { journal, next_generation, lock } = run_folder::claim(&run, &config, job, intent).or_bad_input()?;
+    let cluster = config.cluster.clone();
     let launch = Launch {
         job,
         folder: folder.clone(),
-        journal: claim.journal,
-        first_generation: claim.next_generation,
-        max_restarts: config.cluster.max_restarts,
+        journal,
+        first_generation: next_generation,
+        cluster: cluster.clone(),
+        hosts,
+        allocation: allocation.clone(),
         launcher,
         spec,
     };
-    let outcome = runtime.block_on(coordinator::run(launch, Display::new(json)))?;
-    report(&outcome, &run, &folder, json)?;
+    let outcome = runtime.block_on(coordinator::run(launch, Display::new(manner.json)))?;
+    if let (Outcome::Stopped { reason, .. }, Some(allocation)) = (&outcome, &allocation) {
+        go_on_later(*reason, &cluster, allocation, &folder)?;
+    }
+    drop(lock);
+    report(&outcome, &run, &folder, manner.json)?;
     Ok(ExitCode::from(outcome.exit_code()))
 }
 
+/// Hands the run to Slurm.
+fn queue(prepared: &Prepared, arguments: &RunArguments, manner: Manner) -> Result<ExitCode, Failure> {
+    let Prepared { config, job, run, intent, .. } = prepared;
+    let folder = run.job_dir(*job);
+    preflight::check_shared(std::path::Path::new(&config.run.root)).or_bad_input()?;
+    let submission = submission(prepared, arguments)?;
+    // Slurm is asked first, so that what it refuses leaves nothing behind.
+    if std::path::Path::new(&submission.script).is_file() {
+        slurm::test_only(&submission).or_bad_input()?;
+    }
+    let Claim { mut journal, lock, .. } = run_folder::claim(run, config, *job, *intent).or_bad_input()?;
+    let script = folder.path().join(launchers::SCRIPT_NAME);
+    if submission.script == script.display().to_string() {
+        fs::write(&script, launchers::SCRIPT).with_context(|| format!("cannot write {}", script.display()))?;
+    }
+    let number = slurm::submit(&submission).or_bad_input()?;
+    journal.append(0, Event::Submitted { slurm_job: number.clone() }, "orchestrator launch, from a login node")?;
+    drop(lock);
+    let path = run.path().display();
+    if manner.wait {
+        return waiting::follow(run, *job, &number, manner.json);
+    }
+    if manner.json {
+        println!("{}", serde_json::json!({ "slurm_job": number, "run": run.path() }));
+    } else {
+        println!("submitted as Slurm job {number}\n");
+        println!("  orchestrator status {path}      where it stands, also while it is queued");
+        println!("  orchestrator top {path}         the same, live");
+        println!("  orchestrator logs -f {path}     what the workers say");
+        println!("  orchestrator stop {path}        save and end");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run that was stopped by its allocation goes back into the queue: the same job again, or, where that is not allowed, a job that waits
+/// for the end of this one.
+fn go_on_later(reason: StopReason, cluster: &ClusterConfig, allocation: &Allocation, folder: &RunDir) -> Result<(), Failure> {
+    if !reason.is_to_be_continued() || !cluster.slurm.requeue {
+        return Ok(());
+    }
+    let mut journal = Journal::open(&folder.journal())?;
+    let job = allocation.job.clone();
+    // The record comes first: Slurm ends this process as soon as it requeues the job.
+    journal.append(0, Event::Requeued { slurm_job: job.clone() }, format!("{}: scontrol requeue", reason.name()))?;
+    match slurm::requeue(&job) {
+        Ok(()) => {
+            eprintln!("saved; the job is back in the queue ({})", reason.name());
+            Ok(())
+        }
+        Err(SlurmError::Refused { said, .. }) => {
+            eprintln!("saved, but the job cannot be requeued ({said}): resume it with `orchestrator launch --resume`");
+            journal.append(0, Event::Ended { exit_code: 75 }, format!("Slurm refused to requeue the job: {said}"))?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Says how it ended: figures on standard output, failures on standard error.
-fn report(outcome: &Outcome, run: &RunDir, folder: &RunDir, json: bool) -> Result<(), Failure> {
+pub(super) fn report(outcome: &Outcome, run: &RunDir, folder: &RunDir, json: bool) -> Result<(), Failure> {
     let resume = format!("go on with `orchestrator launch --resume {}`", run.path().display());
     match outcome {
         Outcome::Done(value) if json => println!("{}", serde_json::to_string_pretty(value)?),
         Outcome::Done(value) => print!("{}", summary::text(value)),
-        Outcome::Stopped { signal, saved } => {
-            let name = signal.name();
+        Outcome::Stopped { reason, saved } => {
+            let name = reason.name();
             let what = if *saved { "stopped in order" } else { "ended before everything was saved" };
             eprintln!("{what} after {name}; {resume}");
         }
-        Outcome::BadInput(failure) => eprintln!("error: {failure}"),
+        Outcome::Failed { failure, .. } if !failure.kind.restart_helps() => eprintln!("error: {failure}"),
         Outcome::Failed { failure, restarts } => {
             eprintln!("error: {failure} (generation {}, step {})", failure.generation, failure.step);
             if *restarts > 0 {
@@ -73,6 +168,7 @@ fn show_log(failure: &supervisor::Failure, folder: &RunDir) {
         if !lines.is_empty() {
             eprintln!("the last lines of {}:", path.display());
             lines.iter().for_each(|line| eprintln!("  {line}"));
+            return;
         }
     }
 }

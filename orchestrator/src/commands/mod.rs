@@ -1,9 +1,20 @@
-//! One file per command.
+//! One file or folder per command.
 
 pub(crate) mod checkpoints;
+pub(crate) mod goodput;
 pub(crate) mod launch;
+pub(crate) mod list;
 pub(crate) mod logs;
+mod output;
 pub(crate) mod plan;
 mod prepare;
+pub(crate) mod rehearse;
 pub(crate) mod status;
+pub(crate) mod stop;
 mod summary;
+pub(crate) mod top;
+mod waiting;
+pub(crate) mod why;
+mod words;
+
+pub(crate) use logs::tail;

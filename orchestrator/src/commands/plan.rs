@@ -2,25 +2,112 @@
 
 use std::process::ExitCode;
 
-use super::prepare::{Prepared, prepare};
-use crate::cli::RunArguments;
-use crate::exit::Failure;
+use common::config::{Config, size};
+use common::job::Job;
+use indicatif::{HumanBytes, HumanCount};
 
-/// Prints it.
+use super::prepare::{Prepared, prepare, submission};
+use crate::cli::RunArguments;
+use crate::exit::{Failure, OrBadInput};
+use crate::launchers::{self, Where};
+use crate::slurm;
+
+/// Prints it, and asks Slurm whether it would take it.
 pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
-    let Prepared { config, job, run, launcher, spec, .. } = prepare(arguments)?;
+    let prepared = prepare(arguments)?;
+    let Prepared { config, job, run, place, spec, .. } = &prepared;
+    let cluster = &config.cluster;
     println!("run folder   {}", run.path().display());
-    println!("job          {job}, in {}", run.job_dir(job).path().display());
-    println!("launcher     {}", launcher.name());
-    println!("workers      {} on this host, {} CPU threads each", spec.world, spec.threads);
-    println!("restarts     up to {} without a new checkpoint in between", config.cluster.max_restarts);
-    println!("\nranks");
-    for rank in 0..spec.world {
-        println!("  {rank:<5} this host, local rank {rank}");
+    println!("job          {job}, in {}", run.job_dir(*job).path().display());
+    println!("restarts     up to {} without a new checkpoint in between", cluster.max_restarts);
+    match place {
+        Where::Here { launcher, hosts, .. } => {
+            let hosts = &hosts[..hosts.len().min(nodes(place, cluster.nodes))];
+            println!("launcher     {}", launcher.name());
+            println!("workers      {} on each of {}, {} CPU threads each", spec.workers_per_node, count(hosts), spec.threads);
+            print_ranks(hosts, spec.workers_per_node);
+            println!("\ncommand lines (the generation counts up from launch to launch)");
+            for process in launcher.processes(spec, 1, hosts) {
+                println!("  {process}");
+            }
+        }
+        Where::Queue => {
+            println!("launcher     slurm, through a job");
+            println!("workers      {} on each of {} hosts", spec.workers_per_node, cluster.nodes);
+            let hosts: Vec<String> = (1..=cluster.nodes).map(|host| format!("host {host} of the job")).collect();
+            print_ranks(&hosts, spec.workers_per_node);
+            let submission = submission(&prepared, arguments)?;
+            println!("\ncommand line");
+            println!("  sbatch {}", launchers::shell_line(&submission.command_line()));
+            println!("\nand in the job, for each generation");
+            let names: Vec<String> = (1..=cluster.nodes).map(|host| format!("HOST{host}")).collect();
+            for process in launchers::in_job(cluster.threads_per_worker).processes(spec, 1, &names) {
+                println!("  {process}");
+            }
+            if std::path::Path::new(&submission.script).is_file() {
+                let said = slurm::test_only(&submission).or_bad_input()?;
+                println!("\nSlurm would take it: {said}");
+            }
+        }
     }
-    println!("\ncommand lines (the generation counts up from launch to launch)");
-    for process in launcher.processes(&spec, 1) {
-        println!("  {process}");
+    if *job == Job::Train {
+        print_memory(config);
+    }
+    println!("\nenvironment of a worker");
+    for line in ENVIRONMENT {
+        println!("  {line}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Parameters, and what a worker needs at its largest.
+fn print_memory(config: &Config) {
+    let workers = config.cluster.nodes * config.cluster.workers_per_node;
+    let rows = config.train.global_batch.div_ceil(workers.max(1));
+    let (parameters, memory) = (size::parameters(config), size::memory(config, rows));
+    println!("\nestimated memory of a worker ({} parameters, {rows} images)", HumanCount(parameters.total()));
+    let parts = [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("AdamW's moments", memory.moments),
+        ("moving average", memory.average),
+        ("activations", memory.activations),
+        ("batches", memory.batches),
+        ("cache of the data set, at most", memory.cache),
+        ("checkpoint, on rank 0", memory.checkpoint),
+        ("libraries", memory.process),
+        ("in all", memory.total()),
+    ];
+    for (name, bytes) in parts.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        println!("  {name:<32} {:>10}", HumanBytes(bytes).to_string());
+    }
+}
+
+/// What a worker reads from its environment.
+const ENVIRONMENT: [&str; 4] = [
+    "rank, world and local rank: OMPI_COMM_WORLD_RANK/_SIZE/_LOCAL_RANK, else SLURM_PROCID/SLURM_NTASKS/SLURM_LOCALID, else RANK/WORLD_SIZE/LOCAL_RANK",
+    "OMP_NUM_THREADS: CPU threads of libtorch",
+    "MALLOC_*: large blocks stay with the process",
+    "LSD_LOG: log level, as debug or info,worker::data=trace",
+];
+
+fn nodes(place: &Where, configured: usize) -> usize {
+    if matches!(place, Where::Here { allocation: Some(_), .. }) { usize::MAX } else { configured }
+}
+
+fn count(hosts: &[String]) -> String {
+    match hosts {
+        [] => "this host".into(),
+        hosts => format!("{} hosts", hosts.len()),
+    }
+}
+
+fn print_ranks(hosts: &[String], workers: usize) {
+    println!("\nranks");
+    let here = ["this host".to_owned()];
+    for (place, host) in (if hosts.is_empty() { &here } else { hosts }).iter().enumerate() {
+        for local_rank in 0..workers {
+            println!("  {:<5} {host}, local rank {local_rank}", place * workers + local_rank);
+        }
+    }
 }

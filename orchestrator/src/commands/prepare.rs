@@ -1,14 +1,19 @@
 //! What `launch` and `plan` have in common: from arguments to a run that is known to be possible, with nothing changed on disk.
 
+use std::path::{Path, PathBuf};
+
 use common::config::{Config, load};
 use common::job::Job;
+use common::journal;
 use common::run_dir::RunDir;
 
 use crate::cli::RunArguments;
 use crate::exit::{Failure, OrBadInput};
-use crate::launchers::{self, LaunchSpec, Launcher};
+use crate::launchers::{self, LaunchSpec, Where};
 use crate::preflight;
 use crate::run_folder::{self, FolderError, Intent};
+use crate::slurm::{self, Allocation, Submission};
+use crate::standing::{InCharge, in_charge};
 
 /// A run that may be launched.
 pub(crate) struct Prepared {
@@ -20,43 +25,119 @@ pub(crate) struct Prepared {
     pub(crate) run: RunDir,
     /// What is to become of what the folder holds.
     pub(crate) intent: Intent,
-    /// How workers are started.
-    pub(crate) launcher: Box<dyn Launcher>,
+    /// Where and how workers are started.
+    pub(crate) place: Where,
     /// Which workers.
     pub(crate) spec: LaunchSpec,
 }
 
 /// Resolves the configuration and checks folder and launcher.
 pub(crate) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
+    let (config, run, wish) = resolve(arguments)?;
+    let job = arguments.job;
+    let allocation = Allocation::here();
+    let intent = settle(&run.job_dir(job), wish, allocation.as_ref())?;
+    run_folder::check(&run, &config, job, intent, allocation.is_some()).or_bad_input()?;
+    let place = launchers::choose(&config.cluster, arguments.nodes, allocation).or_bad_input()?;
+    if let Where::Here { launcher, .. } = &place {
+        launcher.check().or_bad_input()?;
+    }
+    let spec = spec(&config, job, &run, &place)?;
+    Ok(Prepared { config, job, run, intent, place, spec })
+}
+
+/// The configuration and the folder that the arguments name, and what the user wants with it.
+pub(crate) fn resolve(arguments: &RunArguments) -> Result<(Config, RunDir, Intent), Failure> {
     let mut overrides = arguments.overrides.clone();
+    overrides.extend(arguments.nodes.map(|nodes| format!("cluster.nodes={nodes}")));
     overrides.extend(arguments.workers.map(|workers| format!("cluster.workers_per_node={workers}")));
-    let (config, run, intent) = match (&arguments.config, &arguments.resume) {
+    if !arguments.hosts.is_empty() {
+        let names: Vec<String> = arguments.hosts.iter().map(|host| format!("{host:?}")).collect();
+        overrides.push(format!("cluster.hosts=[{}]", names.join(", ")));
+        if arguments.nodes.is_none() {
+            overrides.push(format!("cluster.nodes={}", names.len()));
+        }
+    }
+    match (&arguments.config, &arguments.resume) {
         (_, Some(folder)) => {
             let run = RunDir::new(folder);
             if !run.run_toml().is_file() {
                 return Err(FolderError::NoRun { folder: folder.clone() }).or_bad_input();
             }
-            (load::from_file(&run.run_toml(), &overrides).or_bad_input()?, run, Intent::Resume)
+            Ok((load::from_file(&run.run_toml(), &overrides).or_bad_input()?, run, Intent::Resume))
         }
         (Some(file), None) => {
             let config = load::from_file(file, &overrides).or_bad_input()?;
-            let run = RunDir::new(std::path::Path::new(&config.run.root).join(&config.run.name));
-            (config, run, if arguments.fresh { Intent::Fresh } else { Intent::New })
+            let run = RunDir::new(Path::new(&config.run.root).join(&config.run.name));
+            Ok((config, run, if arguments.fresh { Intent::Fresh } else { Intent::New }))
         }
-        (None, None) => return Err(Failure::bad_input("either --config or --resume is needed")),
-    };
-    let job = arguments.job;
-    run_folder::check(&run, &config, job, intent).or_bad_input()?;
-    let launcher = launchers::choose(&config.cluster).or_bad_input()?;
-    launcher.check().or_bad_input()?;
+        (None, None) => Err(Failure::bad_input("either --config or --resume is needed")),
+    }
+}
+
+/// What is to become of the folder, given the Slurm job that its journal leaves in charge: that very job goes on with what it began, any
+/// other one that Slurm still knows keeps the run.
+fn settle(folder: &RunDir, wish: Intent, allocation: Option<&Allocation>) -> Result<Intent, Failure> {
+    let entries = journal::read(&folder.journal()).or_bad_input()?;
+    let Some(InCharge { job, launched }) = in_charge(&entries) else { return Ok(wish) };
+    if allocation.is_some_and(|allocation| allocation.job == job) {
+        return Ok(Intent::Resume);
+    }
+    // Where there is no Slurm, or it does not answer, its jobs cannot be in the way.
+    match slurm::queue_state(&job) {
+        Ok(Some(state)) => Err(FolderError::Queued { folder: folder.path().into(), job, state, launched }).or_bad_input(),
+        Ok(None) | Err(_) => Ok(wish),
+    }
+}
+
+fn spec(config: &Config, job: Job, run: &RunDir, place: &Where) -> Result<LaunchSpec, Failure> {
+    let cluster = &config.cluster;
+    let folder = std::env::current_dir()?;
+    let several = !matches!(place, Where::Here { hosts, .. } if hosts.is_empty());
+    // Other hosts may start in another folder.
+    let absolute = |path: PathBuf| if several { folder.join(path) } else { path };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let spec = LaunchSpec {
-        worker: preflight::find_worker(),
-        job,
-        run: run.path().into(),
-        world: launchers::world(&config.cluster),
-        threads: launchers::threads(&config.cluster, cores),
-        root: nix::unistd::geteuid().is_root(),
+    let cores = match place {
+        Where::Here { allocation: Some(allocation), .. } => allocation.cpus_per_node.unwrap_or(cores),
+        _ => cores,
     };
-    Ok(Prepared { config, job, run, intent, launcher, spec })
+    Ok(LaunchSpec {
+        worker: absolute(preflight::find_worker()),
+        guard: std::env::current_exe()?,
+        job,
+        run: absolute(run.path().into()),
+        workers_per_node: cluster.workers_per_node,
+        collective: cluster.collective,
+        threads: launchers::threads(cluster, cores),
+        root: nix::unistd::geteuid().is_root(),
+        folder,
+    })
+}
+
+/// The Slurm job that a launch from a login node becomes.
+pub(crate) fn submission(prepared: &Prepared, arguments: &RunArguments) -> Result<Submission, Failure> {
+    let Prepared { config, job, run, .. } = prepared;
+    let binary = std::env::current_exe()?;
+    let folder = run.job_dir(*job);
+    let script = launchers::script_beside(&binary).unwrap_or_else(|| folder.path().join(launchers::SCRIPT_NAME));
+    let output = folder.path().join("slurm-%j.out").display().to_string();
+    // A login node's cores say nothing about the hosts'.
+    let threads = config.cluster.threads_per_worker.max(1);
+    let name = match job {
+        Job::Train => format!("lsd-{}", config.run.name),
+        other => format!("lsd-{}-{other}", config.run.name),
+    };
+    let mut options = slurm::sbatch_arguments(&config.cluster, &name, &output, threads);
+    options.push(format!("--export=ALL,LSD_ORCHESTRATOR={}", binary.display()));
+    let mut passed: Vec<String> = match (&arguments.config, &arguments.resume) {
+        (_, Some(folder)) => vec!["--resume".into(), folder.display().to_string()],
+        (Some(file), None) => vec!["--config".into(), file.display().to_string()],
+        (None, None) => Vec::new(),
+    };
+    let overrides = arguments.overrides.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]);
+    passed.extend(overrides);
+    passed.extend(["--job".into(), job.name().into()]);
+    passed.extend(arguments.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
+    passed.extend(arguments.nodes.iter().flat_map(|nodes| ["--nodes".to_owned(), nodes.to_string()]));
+    Ok(Submission { options, script: script.display().to_string(), arguments: passed })
 }

@@ -1,38 +1,47 @@
 //! The runtime around the supervisor: it turns sockets, processes, signals and time into events, and does what the supervisor commands.
 
 mod display;
+mod inputs;
+mod interface;
+mod limits;
+mod probing;
 mod processes;
+mod prometheus;
+mod slurm_watch;
 mod status;
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use common::config::ClusterConfig;
 use common::control::{self, Address, Connection, FromWorker, Key, ServerEvent, ToWorker};
 use common::job::Job;
 use common::journal::{self, Journal};
 use common::run_dir::RunDir;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use display::{Display, describe, significant};
+use inputs::{Input, Inputs};
 use processes::Processes;
-pub(crate) use status::Status;
+pub(crate) use status::{Status, WorkerStatus};
 
+use crate::commands::tail;
 use crate::launchers::{LaunchSpec, Launcher};
-use crate::supervisor::{Command, Event, Options, Outcome, Patience, State, StopSignal, Supervisor};
+use crate::slurm::Allocation;
+use crate::supervisor::{Command, Event, Options, Outcome, Patience, State, Supervisor};
 
-/// How often the supervisor is told that time has passed.
-const TICK: Duration = Duration::from_millis(200);
 /// How often `status.json` is replaced.
 const STATUS: Duration = Duration::from_secs(1);
 /// Messages of workers that may wait for the supervisor.
 const INBOX: usize = 1024;
+/// Lines of a failed worker's log that go into the journal.
+const LOG_LINES: usize = 8;
 
 /// Everything that a launch needs, checked and ready.
 pub(crate) struct Launch {
@@ -44,12 +53,41 @@ pub(crate) struct Launch {
     pub(crate) journal: Journal,
     /// Number of the first generation.
     pub(crate) first_generation: u64,
-    /// Restarts allowed without a new checkpoint in between.
-    pub(crate) max_restarts: usize,
+    /// `[cluster]` of the configuration.
+    pub(crate) cluster: ClusterConfig,
+    /// Hosts that workers may be placed on; none for this host alone.
+    pub(crate) hosts: Vec<String>,
+    /// The Slurm allocation that this is in.
+    pub(crate) allocation: Option<Allocation>,
     /// How workers are started.
     pub(crate) launcher: Box<dyn Launcher>,
     /// Which workers.
     pub(crate) spec: LaunchSpec,
+}
+
+impl Launch {
+    fn options(&self) -> Options {
+        let nodes = if self.hosts.is_empty() { 1 } else { self.hosts.len().min(self.nodes()) };
+        let patience = Patience { hang: Duration::from_secs(self.cluster.hang_after), ..Patience::default() };
+        Options {
+            job: self.job,
+            hosts: self.hosts.clone(),
+            nodes,
+            min_nodes: self.cluster.min_nodes.min(nodes),
+            workers_per_node: self.spec.workers_per_node,
+            max_restarts: self.cluster.max_restarts,
+            first_generation: self.first_generation,
+            version: env!("CARGO_PKG_VERSION").into(),
+            slurm_job: self.allocation.as_ref().map(|allocation| allocation.job.clone()),
+            host: common::place::host_name(),
+            patience,
+        }
+    }
+
+    /// Hosts of a generation when all answer: those of the configuration, in an allocation all that it has.
+    fn nodes(&self) -> usize {
+        if self.allocation.is_some() { self.hosts.len() } else { self.cluster.nodes }
+    }
 }
 
 /// Runs a launch to its end.
@@ -57,7 +95,10 @@ pub(crate) struct Launch {
 /// # Errors
 /// What keeps the coordinator itself from working; what happens to workers is part of the outcome.
 pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outcome> {
-    let listener = control::bind(Ipv4Addr::LOCALHOST.into()).await.context("cannot listen for workers")?;
+    let options = launch.options();
+    limits::raise_open_files(options.nodes.saturating_mul(options.workers_per_node))?;
+    let ip = interface::choose(launch.cluster.interface.as_deref(), &launch.hosts, &options.host)?;
+    let listener = control::bind(ip).await.with_context(|| format!("cannot listen for workers on {ip}"))?;
     let key = Key::generate().context("cannot make a key")?;
     let address = Address {
         address: listener.local_addr()?.to_string(),
@@ -67,25 +108,20 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
     };
     let (server_events, from_server) = mpsc::channel(INBOX);
     tokio::spawn(control::serve(listener, key, server_events));
-    let (process_events, from_processes) = mpsc::unbounded_channel();
-    let inputs = Inputs {
-        server: from_server,
-        processes: from_processes,
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
-        tick: ticking(TICK),
-    };
+    let (events, own_events) = mpsc::unbounded_channel();
+    let inputs = Inputs::new(from_server, own_events, launch.folder.stop_request())?;
     let started = Instant::now();
-    let options = Options {
-        job: launch.job,
-        world: launch.spec.world,
-        max_restarts: launch.max_restarts,
-        first_generation: launch.first_generation,
-        version: env!("CARGO_PKG_VERSION").into(),
-        patience: Patience::default(),
-    };
+    let (known, deadline) = watch::channel(None);
+    if let Some(allocation) = &launch.allocation {
+        tokio::spawn(slurm_watch::deadlines(allocation.job.clone(), started, events.clone(), known));
+    }
     let (supervisor, commands) = Supervisor::start(options, started.elapsed());
-    let status = first_status(&launch, &supervisor);
+    let status = Status::first(launch.job, &supervisor, launch.allocation.as_ref());
+    let (figures, page) = watch::channel(Arc::new(status.clone()));
+    if let Some(address) = &launch.cluster.prometheus {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cluster.prometheus = \"{address}\""))?;
+        tokio::spawn(prometheus::serve(listener, page));
+    }
     let coordinator = Coordinator {
         launch,
         supervisor,
@@ -93,65 +129,14 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
         address,
         display,
         status,
+        figures,
+        deadline,
         status_written: None,
         replies: HashMap::new(),
         processes: None,
-        process_events,
+        events,
     };
     coordinator.run(inputs, commands).await
-}
-
-fn first_status(launch: &Launch, supervisor: &Supervisor) -> Status {
-    let now = status::now();
-    Status {
-        job: launch.job,
-        state: supervisor.state(),
-        updated: now.clone(),
-        started: now,
-        coordinator_pid: std::process::id(),
-        coordinator_host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        generation: supervisor.generation(),
-        world: launch.spec.world,
-        workers: Vec::new(),
-        progress: None,
-        checkpoint: None,
-        restarts: 0,
-        failure: None,
-        exit_code: None,
-    }
-}
-
-fn ticking(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
-/// Where events come from.
-struct Inputs {
-    server: mpsc::Receiver<ServerEvent>,
-    processes: mpsc::UnboundedReceiver<Event>,
-    interrupt: Signal,
-    terminate: Signal,
-    tick: Interval,
-}
-
-/// One thing that happened.
-enum Input {
-    Server(ServerEvent),
-    Event(Event),
-}
-
-impl Inputs {
-    async fn next(&mut self) -> Input {
-        tokio::select! {
-            Some(event) = self.server.recv() => Input::Server(event),
-            Some(event) = self.processes.recv() => Input::Event(event),
-            Some(()) = self.interrupt.recv() => Input::Event(Event::Signal(StopSignal::Interrupt)),
-            Some(()) = self.terminate.recv() => Input::Event(Event::Signal(StopSignal::Terminate)),
-            _ = self.tick.tick() => Input::Event(Event::Tick),
-        }
-    }
 }
 
 struct Coordinator {
@@ -161,10 +146,13 @@ struct Coordinator {
     address: Address,
     display: Display,
     status: Status,
+    /// The status as Prometheus is told it.
+    figures: watch::Sender<Arc<Status>>,
+    deadline: watch::Receiver<Option<SystemTime>>,
     status_written: Option<(Instant, State)>,
     replies: HashMap<Connection, mpsc::UnboundedSender<ToWorker>>,
     processes: Option<Processes>,
-    process_events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<Event>,
 }
 
 impl Coordinator {
@@ -206,7 +194,10 @@ impl Coordinator {
                 }
                 Event::Said { connection, message }
             }
-            ServerEvent::Left { connection, error } => Event::Left { connection, error: error.map(|error| error.to_string()) },
+            ServerEvent::Left { connection, error } => {
+                let unreachable = error.as_ref().is_some_and(control::ControlError::is_unreachable);
+                Event::Left { connection, error: error.map(|error| error.to_string()), unreachable }
+            }
             ServerEvent::Rejected(error) => {
                 self.display.note(&format!("dropped a stranger on the control port: {error}"));
                 return Vec::new();
@@ -218,7 +209,7 @@ impl Coordinator {
     /// Does what the supervisor says; gives the outcome at the end.
     fn execute(&mut self, command: Command) -> anyhow::Result<Option<Outcome>> {
         match command {
-            Command::Start { generation } => self.start(generation)?,
+            Command::Start { generation, hosts } => self.start(generation, &hosts)?,
             Command::End { generation, force } => {
                 if let Some(processes) = &self.processes {
                     processes.end(generation, force);
@@ -237,20 +228,32 @@ impl Coordinator {
                 self.replies.remove(&connection);
             }
             Command::Record { generation, event, reason } => self.record(generation, event, &reason)?,
+            Command::Probe { hosts } => {
+                let port = self.launch.launcher.probe_port();
+                for host in hosts {
+                    tokio::spawn(probing::until_it_answers(host, port, self.events.clone()));
+                }
+            }
+            Command::FindReason => {
+                if let Some(allocation) = &self.launch.allocation {
+                    tokio::spawn(slurm_watch::reason(allocation.job.clone(), self.events.clone()));
+                }
+            }
+            Command::Report { generation, text } => self.report(generation, &text)?,
             Command::Finish(outcome) => return Ok(Some(outcome)),
         }
         Ok(None)
     }
 
-    fn start(&mut self, generation: u64) -> anyhow::Result<()> {
+    fn start(&mut self, generation: u64, hosts: &[String]) -> anyhow::Result<()> {
         let folder = &self.launch.folder;
         let logs = folder.log_dir(generation);
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         self.address.generation = generation;
         self.address.write(&folder.coordinator())?;
-        let specs = self.launch.launcher.processes(&self.launch.spec, generation);
+        let specs = self.launch.launcher.processes(&self.launch.spec, generation, hosts);
         let log = folder.launcher_log(generation);
-        self.processes = Some(Processes::start(&specs, generation, &log, &self.process_events)?);
+        self.processes = Some(Processes::start(&specs, generation, &log, &self.events)?);
         Ok(())
     }
 
@@ -266,11 +269,17 @@ impl Coordinator {
         }
     }
 
-    fn record(&mut self, generation: u64, event: journal::Event, reason: &str) -> anyhow::Result<()> {
-        match &event {
-            journal::Event::GenerationStarted if generation > self.launch.first_generation => self.display.note(reason),
+    fn record(&mut self, generation: u64, mut event: journal::Event, reason: &str) -> anyhow::Result<()> {
+        match &mut event {
+            journal::Event::GenerationStarted { .. } if generation > self.launch.first_generation => self.display.note(reason),
             journal::Event::StopRequested => {
-                self.display.note(&format!("{reason}: the workers save and end; once more kills them"))
+                self.display.note(&format!("{reason}: the workers save and end; once more kills them"));
+            }
+            journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),
+            journal::Event::HostBack { host } => self.display.note(&format!("the host {host} is back")),
+            journal::Event::Straggler { rank, host, .. } => self.display.note(&format!("rank {rank} on {host} is slow: {reason}")),
+            journal::Event::Failed { rank: Some(rank), log, .. } => {
+                *log = tail(&self.launch.folder.log_file(generation, *rank), LOG_LINES).unwrap_or_default();
             }
             _ => {}
         }
@@ -278,9 +287,21 @@ impl Coordinator {
         self.launch.journal.append(generation, event, reason).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Keeps the report on a hang beside the logs of its generation.
+    fn report(&mut self, generation: u64, text: &str) -> anyhow::Result<()> {
+        let path = self.launch.folder.log_dir(generation).join("hang.txt");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let file = path.display().to_string();
+        self.record(generation, journal::Event::HangReport { file }, "what each rank and the threads of those to blame were doing")
+    }
+
     fn write_status(&mut self) -> anyhow::Result<()> {
         self.status.update(&self.supervisor);
+        self.status.deadline = self.deadline.borrow().map(|end| humantime::format_rfc3339_seconds(end).to_string());
         self.status_written = Some((Instant::now(), self.status.state));
+        if self.launch.cluster.prometheus.is_some() {
+            self.figures.send_replace(Arc::new(self.status.clone()));
+        }
         let path = self.launch.folder.status();
         self.status.write(&path).with_context(|| format!("cannot write {}", path.display()))
     }

@@ -9,13 +9,14 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use common::control::ProcessEnd;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use crate::launchers::ProcessSpec;
-use crate::supervisor::{Event, ProcessEnd};
+use crate::supervisor::Event;
 
 /// The process groups that are still there. Dropping it kills them.
 #[derive(Debug)]

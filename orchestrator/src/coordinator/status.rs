@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use common::control::Progress;
+use common::control::{Phase, Progress, Spent};
 use common::job::Job;
 use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
-use crate::supervisor::{State, Supervisor};
+use crate::slurm::Allocation;
+use crate::supervisor::{Recent, State, Supervisor, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub(crate) struct Status {
     pub(crate) updated: String,
     /// When the launch began.
     pub(crate) started: String,
+    /// The Slurm job that the launch runs in.
+    pub(crate) slurm_job: Option<String>,
+    /// When its allocation ends.
+    pub(crate) deadline: Option<String>,
     /// Process id of the coordinator.
     pub(crate) coordinator_pid: u32,
     /// Its host.
@@ -28,12 +33,19 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     /// Workers per generation.
     pub(crate) world: usize,
+    /// Hosts that do not answer any more, and that the generation does without.
+    #[serde(default)]
+    pub(crate) lost_hosts: Vec<String>,
     /// Those that have reported.
     pub(crate) workers: Vec<WorkerStatus>,
     /// Rank 0's last word on how far the job is.
     pub(crate) progress: Option<Progress>,
     /// Newest checkpoint of this launch.
     pub(crate) checkpoint: Option<u64>,
+    /// When that was committed.
+    pub(crate) checkpoint_committed: Option<String>,
+    /// Seconds from the wish to save to the commit, the longest of this launch.
+    pub(crate) checkpoint_seconds: Option<f64>,
     /// Restarts since that checkpoint.
     pub(crate) restarts: usize,
     /// The newest failure.
@@ -43,7 +55,7 @@ pub(crate) struct Status {
 }
 
 /// One worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WorkerStatus {
     /// Its rank.
     pub(crate) rank: usize,
@@ -57,35 +69,97 @@ pub(crate) struct WorkerStatus {
     pub(crate) step: u64,
     /// Whether its connection is open.
     pub(crate) connected: bool,
+    /// What its job's thread was doing at the last heartbeat.
+    #[serde(default = "starting")]
+    pub(crate) phase: Phase,
+    /// For how many seconds.
+    #[serde(default)]
+    pub(crate) phase_seconds: f64,
+    /// Seconds per phase over the last half minute or so, which shares of its time are computed from.
+    #[serde(default)]
+    pub(crate) recent: Spent,
+    /// Computing seconds per step over the same time, once known.
+    pub(crate) compute_per_step: Option<f64>,
+    /// Whether it keeps the others waiting.
+    #[serde(default)]
+    pub(crate) straggler: bool,
+}
+
+/// What a status from before phases were told of says.
+fn starting() -> Phase {
+    Phase::Starting
 }
 
 impl Status {
+    /// As a launch begins.
+    pub(crate) fn first(job: Job, supervisor: &Supervisor, allocation: Option<&Allocation>) -> Self {
+        let now = now();
+        Self {
+            job,
+            state: supervisor.state(),
+            updated: now.clone(),
+            started: now,
+            slurm_job: allocation.map(|allocation| allocation.job.clone()),
+            deadline: None,
+            coordinator_pid: std::process::id(),
+            coordinator_host: common::place::host_name(),
+            generation: supervisor.generation(),
+            world: supervisor.world(),
+            lost_hosts: Vec::new(),
+            workers: Vec::new(),
+            progress: None,
+            checkpoint: None,
+            checkpoint_committed: None,
+            checkpoint_seconds: None,
+            restarts: 0,
+            failure: None,
+            exit_code: None,
+        }
+    }
+
     /// Takes over what the supervisor knows.
     pub(crate) fn update(&mut self, supervisor: &Supervisor) {
         self.state = supervisor.state();
         self.updated = now();
         self.generation = supervisor.generation();
-        self.workers = supervisor
-            .workers()
-            .iter()
-            .map(|worker| WorkerStatus {
-                rank: worker.hello.rank,
-                host: worker.hello.host.clone(),
-                pid: worker.hello.pid,
-                device: worker.hello.device.clone(),
-                step: worker.step,
-                connected: worker.connected,
-            })
-            .collect();
-        self.workers.sort_by_key(|worker| worker.rank);
-        self.checkpoint = supervisor.checkpoint();
+        self.world = supervisor.world();
+        self.lost_hosts = supervisor.lost_hosts();
+        self.workers = supervisor.workers().iter().map(|worker| worker_status(supervisor, worker)).collect();
+        if self.checkpoint != supervisor.checkpoint() {
+            self.checkpoint = supervisor.checkpoint();
+            self.checkpoint_committed = Some(now());
+        }
+        self.checkpoint_seconds = Some(supervisor.longest_save()).filter(|seconds| *seconds > 0.0);
         self.restarts = supervisor.restarts();
         self.failure = supervisor.failure().map(ToString::to_string);
     }
 
+    /// Reads the file at `path`; none if it is not there or is no status of this version.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+
     /// Replaces the file at `path`.
     pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
-        replace_file(path, &serde_json::to_vec_pretty(self)?, 0o644)
+        replace_file(path, &serde_json::to_vec(self)?, 0o644)
+    }
+}
+
+fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
+    let rank = worker.hello.rank;
+    let Recent { spent, per_step } = supervisor.recent(rank);
+    WorkerStatus {
+        rank,
+        host: worker.hello.host.clone(),
+        pid: worker.hello.pid,
+        device: worker.hello.device.clone(),
+        step: worker.step,
+        connected: worker.connected,
+        phase: worker.pulse.phase,
+        phase_seconds: worker.pulse.phase_seconds,
+        recent: spent,
+        compute_per_step: per_step,
+        straggler: supervisor.straggler() == Some(rank),
     }
 }
 

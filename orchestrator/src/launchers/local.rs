@@ -1,6 +1,6 @@
 //! A single worker as a plain child process.
 
-use super::{LaunchSpec, Launcher, LauncherError, ProcessSpec, environment, worker_arguments};
+use super::{LaunchSpec, Launcher, LauncherError, ProcessSpec, environment, guard_arguments};
 
 /// Starts the worker itself.
 pub(crate) struct Local;
@@ -24,14 +24,14 @@ impl Launcher for Local {
         Ok(())
     }
 
-    fn processes(&self, spec: &LaunchSpec, generation: u64) -> Vec<ProcessSpec> {
+    fn processes(&self, spec: &LaunchSpec, generation: u64, _hosts: &[String]) -> Vec<ProcessSpec> {
         let process = |rank: usize| {
             let mut environment = environment(spec);
-            let place = [("RANK", rank), ("WORLD_SIZE", spec.world), ("LOCAL_RANK", rank)];
+            let place = [("RANK", rank), ("WORLD_SIZE", spec.workers_per_node), ("LOCAL_RANK", rank)];
             environment.extend(place.map(|(name, value)| (name, value.to_string())));
-            let arguments = worker_arguments(spec, generation);
-            ProcessSpec { rank: Some(rank), program: spec.worker.clone(), arguments, environment, without: FOREIGN }
+            let arguments = guard_arguments(spec, generation);
+            ProcessSpec { rank: Some(rank), program: spec.guard.clone(), arguments, environment, without: FOREIGN }
         };
-        (0..spec.world).map(process).collect()
+        (0..spec.workers_per_node).map(process).collect()
     }
 }

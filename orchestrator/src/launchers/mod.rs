@@ -3,6 +3,7 @@
 
 mod local;
 mod mpirun;
+mod srun;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,25 @@ use std::path::{Path, PathBuf};
 use common::config::{ClusterConfig, CollectiveKind, LauncherKind};
 use common::job::Job;
 
+use crate::slurm::{self, Allocation, SlurmError};
+
 /// What is to be started.
 #[derive(Debug, Clone)]
 pub(crate) struct LaunchSpec {
     /// The worker binary.
     pub(crate) worker: PathBuf,
+    /// The binary that guards it: this one.
+    pub(crate) guard: PathBuf,
     /// What the workers do.
     pub(crate) job: Job,
     /// The run's folder.
     pub(crate) run: PathBuf,
-    /// Number of workers.
-    pub(crate) world: usize,
+    /// The folder that everything runs in.
+    pub(crate) folder: PathBuf,
+    /// Workers on each host.
+    pub(crate) workers_per_node: usize,
+    /// What connects them.
+    pub(crate) collective: CollectiveKind,
     /// CPU threads of each.
     pub(crate) threads: usize,
     /// Whether this user is root, which Open MPI wants to be told.
@@ -50,12 +59,22 @@ pub(crate) trait Launcher {
     /// Whether this machine has what it needs.
     fn check(&self) -> Result<(), LauncherError>;
 
-    /// The processes of one generation.
-    fn processes(&self, spec: &LaunchSpec, generation: u64) -> Vec<ProcessSpec>;
+    /// The processes of one generation on `hosts`, in the order of the ranks; on this host if there are none.
+    fn processes(&self, spec: &LaunchSpec, generation: u64, hosts: &[String]) -> Vec<ProcessSpec>;
+
+    /// The process that asks each of `hosts` whether it sees `file` and can start the worker.
+    fn probe(&self, _spec: &LaunchSpec, _hosts: &[String], _file: &Path) -> ProcessSpec {
+        ProcessSpec { rank: None, program: "true".into(), arguments: Vec::new(), environment: Vec::new(), without: &[] }
+    }
+
+    /// A TCP port on which every host that can take workers answers, or at least refuses.
+    fn probe_port(&self) -> u16 {
+        0
+    }
 }
 
 /// Why workers cannot be started as configured.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum LauncherError {
     /// No mpirun.
     #[error(
@@ -72,26 +91,104 @@ pub(crate) enum LauncherError {
         /// Number of workers.
         world: usize,
     },
-    /// Only this host.
-    #[error("cluster.nodes = {nodes}: workers are started on this host only; use cluster.nodes = 1 and cluster.workers_per_node")]
+    /// No srun.
+    #[error("srun is not in PATH: is this a machine of a Slurm cluster?")]
+    NoSrun,
+    /// No ssh.
+    #[error("ssh is not in PATH, and mpirun reaches cluster.hosts by it (Debian, Ubuntu: apt-get install openssh-client)")]
+    NoSsh,
+    /// Several hosts, and no way to reach them.
+    #[error(
+        "cluster.nodes = {nodes}, but there is no Slurm here (no sbatch in PATH) and cluster.hosts names no hosts: launch on a Slurm \
+         machine, or name the hosts that ssh reaches (--hosts a,b,c)"
+    )]
     Nodes {
         /// Number of hosts.
         nodes: usize,
     },
+    /// Slurm was asked for, and is not here.
+    #[error("cluster.launcher = \"slurm\", but sbatch is not in PATH: is this a machine of a Slurm cluster?")]
+    NoSlurm,
+    /// Slurm's tools.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// Fewer hosts than asked for.
+    #[error(
+        "cluster.nodes = {nodes}, but the allocation (Slurm job {job}) has {hosts} hosts: ask for more, or lower cluster.nodes"
+    )]
+    Allocation {
+        /// Hosts asked for.
+        nodes: usize,
+        /// Hosts there are.
+        hosts: usize,
+        /// The job.
+        job: String,
+    },
 }
 
-/// The launcher that the configuration asks for.
-pub(crate) fn choose(cluster: &ClusterConfig) -> Result<Box<dyn Launcher>, LauncherError> {
+pub(crate) use srun::{SCRIPT, script_beside};
+
+/// The name of the job script in a run's folder.
+pub(crate) const SCRIPT_NAME: &str = "train.sh";
+
+/// The launcher in a job that was not given any hosts yet.
+pub(crate) fn in_job(threads: usize) -> Box<dyn Launcher> {
+    Box::new(srun::Slurm { cpus_per_node: (threads > 0).then_some(usize::MAX) })
+}
+
+/// Words as a line for a shell.
+pub(crate) fn shell_line(words: &[String]) -> String {
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// Where the workers of a launch run.
+pub(crate) enum Where {
+    /// On these hosts, or on this one if there are none, started by this process.
+    Here {
+        /// How.
+        launcher: Box<dyn Launcher>,
+        /// Where.
+        hosts: Vec<String>,
+        /// The allocation that they are in.
+        allocation: Option<Allocation>,
+    },
+    /// Where Slurm will have room for them.
+    Queue,
+}
+
+/// What the configuration asks for, given where this process runs. `nodes` was asked for on the command line.
+pub(crate) fn choose(
+    cluster: &ClusterConfig,
+    nodes: Option<usize>,
+    allocation: Option<Allocation>,
+) -> Result<Where, LauncherError> {
     let world = world(cluster);
-    if cluster.nodes > 1 {
-        return Err(LauncherError::Nodes { nodes: cluster.nodes });
+    let here = |launcher: Box<dyn Launcher>| Ok(Where::Here { launcher, hosts: Vec::new(), allocation: allocation.clone() });
+    let mpirun = |remote| Box::new(mpirun::Mpirun { world, remote });
+    match (cluster.launcher, &allocation) {
+        (LauncherKind::Local, _) if world > 1 => Err(LauncherError::LocalWorld { world }),
+        (LauncherKind::Local, _) => here(Box::new(local::Local)),
+        (LauncherKind::Auto | LauncherKind::Slurm, Some(allocation)) => in_allocation(nodes, allocation.clone()),
+        (LauncherKind::Auto | LauncherKind::Mpirun, None) if !cluster.hosts.is_empty() => {
+            Ok(Where::Here { launcher: mpirun(true), hosts: cluster.hosts.clone(), allocation: None })
+        }
+        (LauncherKind::Slurm, None) if !slurm::is_here() => Err(LauncherError::NoSlurm),
+        (LauncherKind::Auto, None) if cluster.nodes > 1 && !slurm::is_here() => Err(LauncherError::Nodes { nodes: cluster.nodes }),
+        (LauncherKind::Slurm, None) => Ok(Where::Queue),
+        (LauncherKind::Auto, None) if cluster.nodes > 1 => Ok(Where::Queue),
+        (LauncherKind::Mpirun, _) if cluster.nodes > 1 => Err(LauncherError::Nodes { nodes: cluster.nodes }),
+        (LauncherKind::Auto, None) if world == 1 && cluster.collective != CollectiveKind::Mpi => here(Box::new(local::Local)),
+        (LauncherKind::Auto | LauncherKind::Mpirun, _) => here(mpirun(false)),
     }
-    match cluster.launcher {
-        LauncherKind::Local if world > 1 => Err(LauncherError::LocalWorld { world }),
-        LauncherKind::Local => Ok(Box::new(local::Local)),
-        LauncherKind::Auto if world == 1 && cluster.collective != CollectiveKind::Mpi => Ok(Box::new(local::Local)),
-        LauncherKind::Auto | LauncherKind::Mpirun => Ok(Box::new(mpirun::Mpirun { world })),
+}
+
+fn in_allocation(nodes: Option<usize>, allocation: Allocation) -> Result<Where, LauncherError> {
+    let hosts = allocation.hosts()?;
+    if let Some(nodes) = nodes.filter(|nodes| *nodes > hosts.len()) {
+        return Err(LauncherError::Allocation { nodes, hosts: hosts.len(), job: allocation.job });
     }
+    let launcher = Box::new(srun::Slurm { cpus_per_node: allocation.cpus_per_node });
+    Ok(Where::Here { launcher, hosts, allocation: Some(allocation) })
 }
 
 /// Number of workers.
@@ -118,14 +215,30 @@ fn environment(spec: &LaunchSpec) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The worker's own arguments.
-fn worker_arguments(spec: &LaunchSpec, generation: u64) -> Vec<String> {
-    let run = spec.run.display().to_string();
-    vec![spec.job.name().into(), "--run-dir".into(), run, "--generation".into(), generation.to_string()]
+/// The command that a host answers a probe with.
+fn probe_command(spec: &LaunchSpec, file: &Path) -> [String; 6] {
+    let [guard, worker, file] = [&spec.guard, &spec.worker, file].map(|path| path.display().to_string());
+    [guard, "probe".into(), "--file".into(), file, "--worker".into(), worker]
+}
+
+/// The arguments of the guard of each worker.
+fn guard_arguments(spec: &LaunchSpec, generation: u64) -> Vec<String> {
+    let (run, worker) = (spec.run.display().to_string(), spec.worker.display().to_string());
+    let generation = generation.to_string();
+    vec![
+        "guard".into(),
+        spec.job.name().into(),
+        "--run-dir".into(),
+        run,
+        "--generation".into(),
+        generation,
+        "--worker".into(),
+        worker,
+    ]
 }
 
 /// The file of that name in a folder of PATH.
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
@@ -161,8 +274,18 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn spec(world: usize, root: bool) -> LaunchSpec {
-        LaunchSpec { worker: "/opt/lsd/worker".into(), job: Job::Train, run: "runs/my run".into(), world, threads: 3, root }
+    fn spec(workers_per_node: usize, root: bool) -> LaunchSpec {
+        LaunchSpec {
+            worker: "/opt/lsd/worker".into(),
+            guard: "/opt/lsd/orchestrator".into(),
+            job: Job::Train,
+            run: "runs/my run".into(),
+            folder: "/home/me".into(),
+            workers_per_node,
+            collective: CollectiveKind::Auto,
+            threads: 3,
+            root,
+        }
     }
 
     fn cluster(workers: usize, launcher: LauncherKind) -> ClusterConfig {
@@ -171,29 +294,56 @@ mod tests {
 
     #[test]
     fn one_worker_is_a_plain_child_and_more_need_mpirun() {
-        let name = |cluster| choose(&cluster).map(|launcher| launcher.name());
-        assert_eq!(name(cluster(1, LauncherKind::Auto)), Ok("local"));
-        assert_eq!(name(cluster(2, LauncherKind::Auto)), Ok("mpirun"));
-        assert_eq!(name(cluster(1, LauncherKind::Mpirun)), Ok("mpirun"));
-        assert_eq!(name(ClusterConfig { collective: CollectiveKind::Mpi, ..cluster(1, LauncherKind::Auto) }), Ok("mpirun"));
-        assert_eq!(name(cluster(2, LauncherKind::Local)), Err(LauncherError::LocalWorld { world: 2 }));
-        assert_eq!(name(ClusterConfig { nodes: 2, ..cluster(1, LauncherKind::Auto) }), Err(LauncherError::Nodes { nodes: 2 }));
+        let name = |cluster: ClusterConfig| match choose(&cluster, None, None) {
+            Ok(Where::Here { launcher, .. }) => launcher.name().to_owned(),
+            Ok(Where::Queue) => "queue".into(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(name(cluster(1, LauncherKind::Auto)), "local");
+        assert_eq!(name(cluster(2, LauncherKind::Auto)), "mpirun");
+        assert_eq!(name(cluster(1, LauncherKind::Mpirun)), "mpirun");
+        assert_eq!(name(ClusterConfig { collective: CollectiveKind::Mpi, ..cluster(1, LauncherKind::Auto) }), "mpirun");
+        assert!(name(cluster(2, LauncherKind::Local)).contains("single worker, not 2"));
+        let hosts = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(name(ClusterConfig { nodes: 2, hosts, ..cluster(1, LauncherKind::Auto) }), "mpirun");
+        assert!(name(ClusterConfig { nodes: 2, ..cluster(1, LauncherKind::Mpirun) }).contains("cluster.hosts"));
     }
 
     #[test]
     fn plan_prints_a_line_that_a_shell_takes() {
-        let line = mpirun::Mpirun { world: 2 }.processes(&spec(2, true), 4)[0].to_string();
+        let mpirun = mpirun::Mpirun { world: 2, remote: false };
+        let line = mpirun.processes(&spec(2, true), 4, &[])[0].to_string();
         assert!(line.starts_with("env OMP_NUM_THREADS=3 MALLOC_MMAP_THRESHOLD_=4294967296 "), "{line}");
-        let mpirun = "mpirun -np 2 --bind-to none --oversubscribe --allow-run-as-root /opt/lsd/worker train --run-dir 'runs/my run' --generation 4";
-        assert!(line.ends_with(mpirun), "{line}");
-        assert!(!mpirun::Mpirun { world: 2 }.processes(&spec(2, false), 4)[0].to_string().contains("root"));
+        let rest = "mpirun -np 2 --bind-to none --oversubscribe --allow-run-as-root /opt/lsd/orchestrator guard train --run-dir \
+                    'runs/my run' --generation 4 --worker /opt/lsd/worker";
+        assert!(line.ends_with(rest), "{line}");
+        assert!(!mpirun.processes(&spec(2, false), 4, &[])[0].to_string().contains("root"));
         assert_eq!(quoted("it's"), r"'it'\''s'");
         assert_eq!(quoted(""), "''");
     }
 
     #[test]
+    fn ranks_lie_in_blocks_on_the_hosts_that_are_left() {
+        let hosts = ["node1".to_owned(), "node3".to_owned()];
+        let srun = srun::Slurm { cpus_per_node: Some(8) }.processes(&spec(2, true), 4, &hosts)[0].to_string();
+        for words in [
+            "--nodes=2 --ntasks=4 --ntasks-per-node=2 --nodelist=node1,node3 --distribution=block",
+            "--cpus-per-task=3",
+            "--mpi=pmix",
+        ] {
+            assert!(srun.contains(words), "{words} in {srun}");
+        }
+        let crowded = srun::Slurm { cpus_per_node: Some(1) }.processes(&spec(2, true), 4, &hosts)[0].to_string();
+        assert!(crowded.contains("--overcommit") && !crowded.contains("--cpus-per-task"), "{crowded}");
+        let mpirun = mpirun::Mpirun { world: 4, remote: true }.processes(&spec(2, true), 4, &hosts)[0].to_string();
+        let words =
+            "-np 4 --host node1:2,node3:2 --map-by ppr:2:node --mca orte_keep_fqdn_hostnames 1 --wdir /home/me -x OMP_NUM_THREADS";
+        assert!(mpirun.contains(words), "{mpirun}");
+    }
+
+    #[test]
     fn a_local_worker_is_told_its_place_and_nobody_else_s() {
-        let processes = local::Local.processes(&spec(1, false), 1);
+        let processes = local::Local.processes(&spec(1, false), 1, &[]);
         let place = |name| processes[0].environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
         assert_eq!((place("RANK"), place("WORLD_SIZE"), place("LOCAL_RANK")), (Some("0"), Some("1"), Some("0")));
         assert!(processes[0].without.contains(&"SLURM_PROCID"));

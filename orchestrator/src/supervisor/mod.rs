@@ -2,17 +2,23 @@
 //! sockets, processes, files and clocks are the coordinator's. So every decision can be tested with a clock made of numbers.
 //!
 //! The rules, which the tests cite:
-//! - SV-1: one generation at a time; the next starts only when every process of the last is gone.
+//! - SV-1: one generation at a time; the next starts only when every worker of the last is gone, or on a host that does not answer.
 //! - SV-2: the first failure of a generation is the one that is recorded; the others follow from it.
-//! - SV-3: restarts without a new checkpoint in between are limited; bad input is never tried again.
-//! - SV-4: a worker that dies, hangs silently, or never reports ends its generation within a known time.
-//! - SV-5: asked to stop, the workers have a grace period to save; a second request, or its end, kills them.
+//! - SV-3: restarts without a new checkpoint in between are limited; what a restart cannot mend is never tried again.
+//! - SV-4: a worker that dies, hangs or never reports, and a host that is lost, end their generation within a known time.
+//! - SV-5: asked to stop, the workers have a grace period to save; a second Ctrl-C, or its end, kills them.
 //! - SV-6: nothing is commanded after the end.
+//! - SV-7: a generation is placed only on hosts that answer, and as long as enough of them do.
 
 mod ending;
+mod hang;
+mod hosts;
 mod machine;
+mod pace;
 #[cfg(test)]
 mod properties;
+mod stopping;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -20,12 +26,15 @@ mod workers;
 use std::fmt;
 use std::time::Duration;
 
-use common::control::{Connection, FailureKind, FromWorker, Hello, ToWorker};
+use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, ToWorker};
 use common::job::Job;
 use common::journal;
 use serde_json::Value;
 
 pub(crate) use machine::Supervisor;
+pub(crate) use pace::Recent;
+pub(crate) use stopping::StopReason;
+pub(crate) use workers::Worker;
 
 /// Time since the coordinator started.
 pub(crate) type Time = Duration;
@@ -35,14 +44,24 @@ pub(crate) type Time = Duration;
 pub(crate) struct Options {
     /// What the workers do.
     pub(crate) job: Job,
-    /// How many workers a generation has.
-    pub(crate) world: usize,
+    /// Hosts that workers may be placed on, the first ones first; empty for this host alone.
+    pub(crate) hosts: Vec<String>,
+    /// How many of them a generation uses when all answer.
+    pub(crate) nodes: usize,
+    /// How few of them are enough.
+    pub(crate) min_nodes: usize,
+    /// Workers per host.
+    pub(crate) workers_per_node: usize,
     /// Restarts allowed without a new checkpoint in between.
     pub(crate) max_restarts: usize,
     /// Number of the first generation.
     pub(crate) first_generation: u64,
     /// Version that the workers must have.
     pub(crate) version: String,
+    /// The Slurm job that this is, if it is one.
+    pub(crate) slurm_job: Option<String>,
+    /// The coordinator's host.
+    pub(crate) host: String,
     /// How long to wait for what.
     pub(crate) patience: Patience,
 }
@@ -52,24 +71,39 @@ pub(crate) struct Options {
 pub(crate) struct Patience {
     /// From the start of a generation to the last worker's greeting.
     pub(crate) start: Duration,
+    /// For workers that have all reported to meet in MPI or NCCL.
+    pub(crate) connect: Duration,
     /// Between two signs of life of one worker.
     pub(crate) silence: Duration,
-    /// For the exit status of a worker whose connection broke, and the other way round.
+    /// For the cause of a worker's end whose connection broke.
     pub(crate) cause: Duration,
     /// For workers to save and end when asked to stop.
     pub(crate) stop: Duration,
     /// For processes to end by themselves after their last message, or after SIGTERM.
     pub(crate) exit: Duration,
+    /// Least time of a step that counts as hanging.
+    pub(crate) hang: Duration,
+    /// For guards to say what the threads of a hanging worker are doing.
+    pub(crate) stacks: Duration,
+    /// For a lost host to show that it is back, before the next generation starts without it.
+    pub(crate) probe: Duration,
+    /// For lost hosts to come back when too few are left.
+    pub(crate) hosts: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         Self {
             start: Duration::from_secs(180),
-            silence: Duration::from_secs(60),
+            connect: Duration::from_secs(60),
+            silence: Duration::from_secs(15),
             cause: Duration::from_secs(3),
             stop: Duration::from_secs(30),
-            exit: Duration::from_secs(10),
+            exit: Duration::from_secs(5),
+            hang: Duration::from_secs(60),
+            stacks: Duration::from_secs(3),
+            probe: Duration::from_millis(1200),
+            hosts: Duration::from_secs(1800),
         }
     }
 }
@@ -81,68 +115,51 @@ pub(crate) enum Event {
     Joined { connection: Connection, hello: Hello },
     /// It said something.
     Said { connection: Connection, message: FromWorker },
-    /// Its connection is over.
-    Left { connection: Connection, error: Option<String> },
+    /// Its connection is over; `unreachable` when its host did not answer any more.
+    Left { connection: Connection, error: Option<String>, unreachable: bool },
     /// One process of the generation ended; `rank` is known when the launcher starts each worker itself.
     ProcessEnded { generation: u64, rank: Option<usize>, end: ProcessEnd, remaining: usize },
+    /// A host that was lost answers.
+    HostAnswers { host: String },
     /// The user or the system asks to stop.
-    Signal(StopSignal),
+    Stop(StopReason),
+    /// It has become known what a stop that was asked for is about.
+    StopIs(StopReason),
+    /// The allocation ends at that time.
+    Deadline(Time),
     /// Time has passed.
     Tick,
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProcessEnd {
-    /// By itself.
-    Code(i32),
-    /// By a signal.
-    Signal(i32),
-}
-
-impl fmt::Display for ProcessEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |number| nix::sys::signal::Signal::try_from(number).map_or("unknown", nix::sys::signal::Signal::as_str);
-        match *self {
-            Self::Signal(number) => write!(f, "killed by signal {number} ({})", name(number)),
-            Self::Code(code) if code > 128 => write!(f, "exit code {code}, as after signal {} ({})", code - 128, name(code - 128)),
-            Self::Code(code) => write!(f, "exit code {code}"),
-        }
-    }
-}
-
-/// A wish to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopSignal {
-    /// SIGINT, as from Ctrl-C.
-    Interrupt,
-    /// SIGTERM.
-    Terminate,
-}
-
-impl StopSignal {
-    /// The signal's name.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-        }
+/// How a process ended, in words.
+pub(crate) fn describe_end(end: ProcessEnd) -> String {
+    let name = |number| nix::sys::signal::Signal::try_from(number).map_or("unknown", nix::sys::signal::Signal::as_str);
+    match end {
+        ProcessEnd::Signal(number) => format!("killed by signal {number} ({})", name(number)),
+        ProcessEnd::Code(code) if code > 128 => format!("exit code {code}, as after signal {} ({})", code - 128, name(code - 128)),
+        ProcessEnd::Code(code) => format!("exit code {code}"),
     }
 }
 
 /// What the coordinator shall do, and in what order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
-    /// Start all processes of a generation.
-    Start { generation: u64 },
+    /// Start all processes of a generation on these hosts, or on this host.
+    Start { generation: u64, hosts: Vec<String> },
     /// End its processes: SIGTERM, or SIGKILL with `force`.
     End { generation: u64, force: bool },
-    /// Tell one worker something.
+    /// Tell a worker or a guard something.
     Tell { connection: Connection, message: ToWorker },
     /// Close a connection; nothing it says counts any more.
     Close { connection: Connection },
     /// Write it into the journal.
     Record { generation: u64, event: journal::Event, reason: String },
+    /// Ask these hosts for a sign of life until each has given one.
+    Probe { hosts: Vec<String> },
+    /// Find out whom a stop that the system asked for comes from.
+    FindReason,
+    /// Keep what was found out about a generation that hangs.
+    Report { generation: u64, text: String },
     /// The launch is over.
     Finish(Outcome),
 }
@@ -154,20 +171,38 @@ pub(crate) struct Failure {
     pub(crate) generation: u64,
     /// The worker, if it is one worker's failure.
     pub(crate) rank: Option<usize>,
+    /// Its host, as far as known.
+    pub(crate) host: Option<String>,
     /// Units of work that worker had done.
     pub(crate) step: u64,
-    /// Whether a restart could help.
+    /// What kind of failure.
     pub(crate) kind: FailureKind,
     /// The cause in one line.
     pub(crate) cause: String,
+    /// How the process ended, if that is what was seen.
+    pub(crate) end: Option<ProcessEnd>,
+}
+
+impl Failure {
+    /// The exit code of an orchestrator that ends because of it: the process's own, else that of the kind.
+    fn exit_code(&self) -> u8 {
+        match self.end.map(ProcessEnd::exit_code) {
+            Some(code) if code > 0 => code,
+            _ => self.kind.exit_code(),
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.rank {
-            Some(rank) => write!(f, "rank {rank}: {}", self.cause),
-            None => f.write_str(&self.cause),
+        if let Some(rank) = self.rank {
+            write!(f, "rank {rank}")?;
+            if let Some(host) = &self.host {
+                write!(f, " on {host}")?;
+            }
+            f.write_str(": ")?;
         }
+        f.write_str(&self.cause)
     }
 }
 
@@ -177,9 +212,7 @@ pub(crate) enum Outcome {
     /// Every worker has finished; the summary is rank 0's.
     Done(Value),
     /// Stopped when asked to.
-    Stopped { signal: StopSignal, saved: bool },
-    /// Bad input, which no restart mends.
-    BadInput(Failure),
+    Stopped { reason: StopReason, saved: bool },
     /// A failure; `restarts` were tried after the last new checkpoint.
     Failed { failure: Failure, restarts: usize },
 }
@@ -189,11 +222,10 @@ impl Outcome {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Done(_) => 0,
-            Self::Failed { restarts: 0, .. } => 1,
-            Self::BadInput(_) => 2,
+            Self::Failed { failure, .. } if !failure.kind.restart_helps() => failure.kind.exit_code(),
+            Self::Failed { failure, restarts: 0 } => failure.exit_code(),
             Self::Failed { .. } => 3,
-            Self::Stopped { signal: StopSignal::Interrupt, .. } => 130,
-            Self::Stopped { signal: StopSignal::Terminate, .. } => 143,
+            Self::Stopped { reason, .. } => reason.exit_code(),
         }
     }
 }
@@ -206,6 +238,8 @@ pub(crate) enum State {
     Starting,
     /// All workers have reported.
     Running,
+    /// Too few hosts answer.
+    Waiting,
     /// Workers were asked to save and end.
     Stopping,
     /// A generation is over but for its last processes.

@@ -1,70 +1,171 @@
-//! The workers of one generation, as far as they have made themselves known.
+//! The workers of one generation and their guards, as far as they have made themselves known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 
-use common::control::{Connection, Hello};
+use common::control::{Connection, Hello, Phase, ProcessEnd, Pulse, Role, Spent};
 
 use super::Time;
 
 /// One worker that was welcomed.
 #[derive(Debug, Clone)]
 pub(crate) struct Worker {
+    /// Its connection.
+    pub(super) connection: Connection,
     /// Who it is.
     pub(crate) hello: Hello,
+    /// Its last heartbeat.
+    pub(crate) pulse: Pulse,
     /// Units of work done.
     pub(crate) step: u64,
     /// Its last sign of life.
     pub(crate) heard: Time,
     /// Whether it has said its last message.
     pub(crate) finished: bool,
+    /// Whether that was a good one.
+    pub(super) done: bool,
     /// Whether its connection is open.
     pub(crate) connected: bool,
 }
 
-/// All workers of the generation that were welcomed.
+/// The guard of one worker.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    pub(super) connection: Connection,
+    pub(super) host: String,
+    pub(super) connected: bool,
+    /// How the process that it guards ended, once it has.
+    pub(super) end: Option<ProcessEnd>,
+}
+
+/// Both processes of one rank.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Workers(BTreeMap<Connection, Worker>);
+pub(super) struct Member {
+    pub(super) worker: Option<Worker>,
+    pub(super) guard: Option<Guard>,
+}
+
+impl Member {
+    /// Whether the worker is known to be gone: its guard has said so, or neither of the two can be heard any more. A worker without its
+    /// guard, or without its coordinator, ends itself.
+    fn is_gone(&self) -> bool {
+        let silent = self.worker.as_ref().is_none_or(|worker| !worker.connected);
+        self.guard.as_ref().is_some_and(|guard| guard.end.is_some() || (silent && !guard.connected))
+    }
+
+    /// Its host, as far as known.
+    pub(super) fn host(&self) -> Option<&str> {
+        let worker = self.worker.as_ref().map(|worker| worker.hello.host.as_str());
+        worker.or(self.guard.as_ref().map(|guard| guard.host.as_str()))
+    }
+}
+
+/// All workers and guards of the generation that were welcomed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Workers {
+    members: Vec<Member>,
+    connections: HashMap<Connection, (usize, Role)>,
+}
 
 impl Workers {
+    /// Nobody yet of `world` ranks.
+    pub(super) fn expecting(world: usize) -> Self {
+        Self { members: vec![Member::default(); world], connections: HashMap::new() }
+    }
+
     pub(super) fn add(&mut self, connection: Connection, hello: Hello, now: Time) {
-        self.0.insert(connection, Worker { hello, step: 0, heard: now, finished: false, connected: true });
+        let Some(member) = self.members.get_mut(hello.rank) else { return };
+        self.connections.insert(connection, (hello.rank, hello.role));
+        match hello.role {
+            Role::Worker => {
+                let pulse = Pulse { step: 0, phase: Phase::Starting, phase_seconds: 0.0, spent: Spent::default() };
+                let worker =
+                    Worker { connection, hello, pulse, step: 0, heard: now, finished: false, done: false, connected: true };
+                member.worker = Some(worker);
+            }
+            Role::Guard => member.guard = Some(Guard { connection, host: hello.host, connected: true, end: None }),
+        }
     }
 
-    pub(super) fn get_mut(&mut self, connection: Connection) -> Option<&mut Worker> {
-        self.0.get_mut(&connection)
+    /// Rank and role behind a connection of this generation.
+    pub(super) fn who(&self, connection: Connection) -> Option<(usize, Role)> {
+        self.connections.get(&connection).copied()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) fn member(&self, rank: usize) -> Option<&Member> {
+        self.members.get(rank)
+    }
+
+    pub(super) fn member_mut(&mut self, rank: usize) -> Option<&mut Member> {
+        self.members.get_mut(rank)
+    }
+
+    /// Whether somebody with that role and rank has been welcomed.
+    pub(super) fn has(&self, rank: usize, role: Role) -> bool {
+        self.members.get(rank).is_some_and(|member| match role {
+            Role::Worker => member.worker.is_some(),
+            Role::Guard => member.guard.is_some(),
+        })
     }
 
     /// The worker with that rank.
     pub(super) fn rank(&self, rank: usize) -> Option<&Worker> {
-        self.iter().find(|worker| worker.hello.rank == rank)
+        self.members.get(rank)?.worker.as_ref()
     }
 
-    /// In the order in which they joined.
+    /// In the order of their ranks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Worker> {
-        self.0.values()
+        self.members.iter().filter_map(|member| member.worker.as_ref())
     }
 
-    /// Those that have not said their last message.
+    /// How many have been welcomed.
+    pub(super) fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// How many have done all they were to do, or stopped in order.
+    pub(super) fn done(&self) -> usize {
+        self.iter().filter(|worker| worker.done).count()
+    }
+
+    /// Connections of workers that have not said their last message.
     pub(super) fn unfinished(&self) -> Vec<Connection> {
-        self.0.iter().filter(|(_, worker)| worker.connected && !worker.finished).map(|(connection, _)| *connection).collect()
+        let unfinished = self.iter().filter(|worker| worker.connected && !worker.finished);
+        unfinished.map(|worker| worker.connection).collect()
     }
 
-    /// Those that can still be told something.
+    /// Connections of guards whose worker may still be there.
+    pub(super) fn guarding(&self) -> Vec<Connection> {
+        let guards = self.members.iter().filter_map(|member| member.guard.as_ref());
+        guards.filter(|guard| guard.connected && guard.end.is_none()).map(|guard| guard.connection).collect()
+    }
+
+    /// All connections that are open.
     pub(super) fn connected(&self) -> Vec<Connection> {
-        self.0.iter().filter(|(_, worker)| worker.connected).map(|(connection, _)| *connection).collect()
+        let workers = self.iter().filter(|worker| worker.connected).map(|worker| worker.connection);
+        let guards = self.members.iter().filter_map(|member| member.guard.as_ref()).filter(|guard| guard.connected);
+        workers.chain(guards.map(|guard| guard.connection)).collect()
     }
 
-    pub(super) fn finished(&self) -> usize {
-        self.iter().filter(|worker| worker.finished).count()
-    }
-
-    /// Whether one of them is connected and has not said its last message.
+    /// Whether one worker is connected and has not said its last message.
     pub(super) fn any_open(&self) -> bool {
         self.iter().any(|worker| worker.connected && !worker.finished)
+    }
+
+    /// Whether every rank has a guard.
+    pub(super) fn all_guarded(&self) -> bool {
+        self.members.iter().all(|member| member.guard.is_some())
+    }
+
+    /// Whether every worker is known to be gone, or on a host that does not answer.
+    pub(super) fn all_gone(&self, lost: &BTreeSet<String>) -> bool {
+        self.members.iter().all(|member| member.is_gone() || member.host().is_some_and(|host| lost.contains(host)))
+    }
+
+    /// Whether no guard on `host` can be heard any more, and none has told how its worker ended.
+    pub(super) fn host_is_silent(&self, host: &str) -> bool {
+        let mut guards =
+            self.members.iter().filter_map(|member| member.guard.as_ref()).filter(|guard| guard.host == host).peekable();
+        guards.peek().is_some() && guards.all(|guard| !guard.connected && guard.end.is_none())
     }
 
     /// The unfinished worker that has been silent since the earliest time.
@@ -72,11 +173,13 @@ impl Workers {
         self.iter().filter(|worker| worker.connected && !worker.finished).min_by_key(|worker| worker.heard)
     }
 
-    /// Ranks below `world` that are not among them, as in `1, 3 and 4`.
-    pub(super) fn missing(&self, world: usize) -> String {
-        let missing: Vec<String> = (0..world).filter(|rank| self.rank(*rank).is_none()).map(|rank| rank.to_string()).collect();
+    /// Ranks that have not reported, as in `1, 3 and 4`, at most five of them by name.
+    pub(super) fn missing(&self) -> String {
+        let missing = self.members.iter().enumerate().filter(|(_, member)| member.worker.is_none());
+        let missing: Vec<String> = missing.map(|(rank, _)| rank.to_string()).collect();
         match missing.split_last() {
             Some((last, [])) => last.clone(),
+            Some(_) if missing.len() > 5 => format!("{} and {} others", missing[..5].join(", "), missing.len() - 5),
             Some((last, others)) => format!("{} and {last}", others.join(", ")),
             None => String::new(),
         }

@@ -6,6 +6,7 @@ use crate::jobs::Reporter;
 use crate::training::step::TrainingState;
 use common::checkpoint::CheckpointStore;
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::runtime::Handle;
 
 /// Saves the checkpoints of a run, one at a time.
@@ -36,10 +37,11 @@ impl Saver {
     /// # Errors
     /// The failure of the save before, or no thread.
     pub fn save(&mut self, state: &TrainingState, step: u64) -> Result<(), CheckpointingError> {
+        let asked = Instant::now();
         self.wait()?;
         let (snapshot, job) = (Snapshot::take(state), self.job.clone());
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let writer = thread.spawn(move || job.write(&snapshot, step));
+        let writer = thread.spawn(move || job.write(&snapshot, step, asked));
         self.pending = Some(writer.map_err(|error| CheckpointingError::Writer(error.to_string()))?);
         Ok(())
     }
@@ -64,7 +66,7 @@ impl Drop for Saver {
 }
 
 impl WriteJob {
-    fn write(&self, snapshot: &Snapshot, step: u64) -> Result<(), CheckpointingError> {
+    fn write(&self, snapshot: &Snapshot, step: u64, asked: Instant) -> Result<(), CheckpointingError> {
         let mut manifest = self.identity.manifest(step);
         let parts = snapshot.parts()?;
         self.runtime.block_on(async {
@@ -73,7 +75,7 @@ impl WriteJob {
                 manifest.parts.push(attempt.write_part(&name, bytes).await?);
             }
             attempt.commit(&manifest).await?;
-            self.reporter.checkpoint_committed(step);
+            self.reporter.checkpoint_committed(step, asked.elapsed().as_secs_f64());
             // Old checkpoints cost room, not results: the next save tries again.
             if let Err(error) = self.store.collect(self.keep_last).await {
                 tracing::warn!("old checkpoints could not be cleared away: {error}");

@@ -6,14 +6,16 @@ mod in_process;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod solo;
+mod watched;
 
 pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use solo::Solo;
+pub use watched::Watched;
 
-use crate::place::Place;
 use common::config::CollectiveKind;
+use common::place::Place;
 use tch::{Kind, Tensor};
 use thiserror::Error;
 

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::{Collective, CollectiveError, check_root, check_tensor};
-use crate::place::Place;
+use common::place::Place;
 use mpi::environment::Universe;
 use mpi::ffi::{self, MPI_Comm, MPI_Datatype};
 use mpi::topology::Communicator;

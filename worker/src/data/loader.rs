@@ -45,8 +45,8 @@ pub struct Slice {
 impl Slice {
     /// The rows of the global batch that are this worker's.
     pub fn rows(&self) -> Range<usize> {
-        let share = self.global_batch / self.world;
-        self.rank * share..(self.rank + 1) * share
+        let rows = rank_positions(0, self.global_batch as u64, self.rank as u64, self.world as u64);
+        rows.start as usize..rows.end as usize
     }
 }
 
@@ -76,7 +76,7 @@ impl Loader {
     /// Starts to fetch the batches of the steps `first..end`. `url` is for messages.
     ///
     /// # Errors
-    /// Fewer samples than one global batch, a batch that does not divide among the workers, or a data set of another kind or without
+    /// Fewer samples than one global batch, fewer samples in a batch than workers, or a data set of another kind or without
     /// what `data.flip` needs.
     pub fn start(
         config: &Config,
@@ -87,8 +87,8 @@ impl Loader {
         runtime: &Handle,
     ) -> Result<Self, DataError> {
         let Slice { global_batch, world, .. } = slice;
-        if !global_batch.is_multiple_of(world) {
-            return Err(DataError::Indivisible { global_batch, world });
+        if global_batch < world {
+            return Err(DataError::TooManyWorkers { global_batch, world });
         }
         let rows = dataset.rows();
         if rows < global_batch as u64 {

@@ -49,8 +49,8 @@ pub enum DataError {
         global_batch: usize,
     },
     /// Workers would get parts of different sizes.
-    #[error("train.global_batch = {global_batch} does not divide among {world} workers; make it a multiple of {world}")]
-    Indivisible {
+    #[error("train.global_batch = {global_batch} leaves some of {world} workers without a sample; raise it, or use fewer workers")]
+    TooManyWorkers {
         /// Samples per step.
         global_batch: usize,
         /// Number of workers.

@@ -2,8 +2,8 @@
 
 use super::{JobContext, Reporter, StopFlag};
 use crate::collectives::InProcess;
-use crate::place::Place;
 use common::config::Config;
+use common::place::Place;
 use common::run_dir::RunDir;
 use serde_json::Value;
 use tch::Device;

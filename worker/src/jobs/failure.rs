@@ -1,8 +1,10 @@
 //! Which failures a user mends by changing the input, and which are the program's or the machine's.
 
 use crate::checkpointing::CheckpointingError;
+use crate::collectives::CollectiveError;
 use crate::data::DataError;
 use crate::model::weights::WeightsError;
+use crate::training::window::NotFinite;
 use common::control::FailureKind;
 use common::shards::ShardError;
 use std::fmt;
@@ -35,9 +37,25 @@ impl std::error::Error for BadInput {
     }
 }
 
-/// Bad input if anything in the chain of `error` says so, else a fault.
+/// What the chain of `error` says about the kind of failure.
 pub fn failure_kind(error: &anyhow::Error) -> FailureKind {
-    if error.chain().any(is_bad_input) { FailureKind::BadInput } else { FailureKind::Fault }
+    if error.chain().any(|cause| cause.is::<NotFinite>()) {
+        FailureKind::NotFinite
+    } else if error.chain().any(is_bad_data) {
+        FailureKind::BadData
+    } else if error.chain().any(is_bad_input) {
+        FailureKind::BadInput
+    } else if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(CollectiveError::Transport { .. }))) {
+        FailureKind::PeerLost
+    } else if error.chain().any(|cause| is_out_of_memory(&cause.to_string())) {
+        FailureKind::OutOfMemory
+    } else {
+        FailureKind::Fault
+    }
+}
+
+fn is_bad_data(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
 }
 
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -45,7 +63,13 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
-        || cause.downcast_ref::<ShardError>().is_some_and(|error| !matches!(error, ShardError::Storage(_)))
+}
+
+/// Whether a message of libtorch or of the system says that there is no memory left.
+pub fn is_out_of_memory(text: &str) -> bool {
+    ["DefaultCPUAllocator: can't allocate memory", "out of memory", "Cannot allocate memory"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// The error and its causes in one line. A cause that the error before it has already told is not told twice.
@@ -57,14 +81,6 @@ pub fn one_line(error: &anyhow::Error) -> String {
         }
     }
     line.replace('\n', " ")
-}
-
-/// The worker's exit code for a failure.
-pub fn exit_code(kind: FailureKind) -> u8 {
-    match kind {
-        FailureKind::Fault => 1,
-        FailureKind::BadInput => 2,
-    }
 }
 
 #[cfg(test)]

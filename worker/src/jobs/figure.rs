@@ -2,8 +2,8 @@
 
 use crate::evaluation::Picture;
 use crate::inference::to_vec;
-use crate::place::Place;
 use anyhow::{Context, Result};
+use common::place::Place;
 use common::run_dir::{RunDir, replace_file};
 use std::fs::create_dir_all;
 use std::ops::Range;

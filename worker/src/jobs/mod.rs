@@ -22,14 +22,14 @@ mod scenes;
 mod stop;
 mod train;
 
-pub use failure::{BadInput, exit_code, failure_kind, one_line};
+pub use failure::{BadInput, failure_kind, is_out_of_memory, one_line};
 pub use reporter::Reporter;
 pub use stop::StopFlag;
 
 use crate::collectives::Collective;
-use crate::place::Place;
 use common::config::Config;
 use common::job::Job;
+use common::place::Place;
 use common::run_dir::RunDir;
 
 /// What every job is given. The job owns it for its whole life and calls it from one thread.

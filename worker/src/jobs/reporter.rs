@@ -1,9 +1,9 @@
 //! A job's voice: progress goes to the log and to the coordinator, and never makes the job wait.
 
-use common::control::{ControlClient, FromWorker, Progress};
+use common::control::{Activity, ControlClient, FromWorker, Phase, Progress};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,28 +15,64 @@ pub struct Reporter {
 
 struct Shared {
     coordinator: Option<ControlClient>,
+    activity: Arc<Activity>,
     last: Mutex<Option<(Instant, u64)>>,
     done: AtomicU64,
+    /// Whether any unit was done since the worker started.
+    stepped: AtomicBool,
 }
 
 impl Reporter {
     /// A reporter that only logs: workers without a coordinator, and tests.
     pub fn log_only() -> Self {
-        Self::new(None)
+        Self::new(None, Arc::default())
     }
 
-    /// A reporter that also tells the coordinator.
-    pub fn to_coordinator(client: ControlClient) -> Self {
-        Self::new(Some(client))
+    /// A reporter that also tells the coordinator, whose heartbeats tell `activity`.
+    pub fn to_coordinator(client: ControlClient, activity: Arc<Activity>) -> Self {
+        Self::new(Some(client), activity)
     }
 
-    fn new(coordinator: Option<ControlClient>) -> Self {
-        Self { shared: Arc::new(Shared { coordinator, last: Mutex::new(None), done: AtomicU64::new(0) }) }
+    /// Says what the job's thread does from now on; returns what it did before.
+    pub fn enter(&self, phase: Phase) -> Phase {
+        self.shared.activity.enter(phase)
+    }
+
+    /// What the job's thread is doing.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.shared.activity
+    }
+
+    /// Says that `done` units are done, without any words. Cheap enough for every step.
+    pub fn step(&self, done: u64) {
+        self.shared.done.store(done, Ordering::Relaxed);
+        self.shared.activity.step(done);
+        if !self.shared.stepped.swap(true, Ordering::Relaxed) {
+            self.send(FromWorker::FirstStep { step: done });
+        }
+    }
+
+    /// Says that the job goes on after `done` units that were done before.
+    pub fn resume_at(&self, done: u64) {
+        self.shared.done.store(done, Ordering::Relaxed);
+        self.shared.activity.step(done);
+    }
+
+    fn new(coordinator: Option<ControlClient>, activity: Arc<Activity>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                coordinator,
+                activity,
+                last: Mutex::new(None),
+                done: AtomicU64::new(0),
+                stepped: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// Says that `done` of `total` `unit`s (a plural: `steps`, `scenes`) are done, with further named figures.
     pub fn progress(&self, done: u64, total: u64, unit: &str, fields: &[(&str, f64)]) {
-        self.shared.done.store(done, Ordering::Relaxed);
+        self.step(done);
         let rate = self.rate(done);
         let fields: BTreeMap<String, f64> = fields.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let mut line = format!("{done}/{total} {unit}, {rate:.1}/s");
@@ -47,10 +83,10 @@ impl Reporter {
         self.send(FromWorker::Progress(Progress { done, total, unit: unit.to_owned(), rate, fields }));
     }
 
-    /// Says that the checkpoint of `step` is complete.
-    pub fn checkpoint_committed(&self, step: u64) {
-        tracing::info!(step, "checkpoint committed");
-        self.send(FromWorker::CheckpointCommitted { step });
+    /// Says that the checkpoint of `step` is complete, `seconds` after somebody wanted it.
+    pub fn checkpoint_committed(&self, step: u64, seconds: f64) {
+        tracing::info!(step, seconds, "checkpoint committed");
+        self.send(FromWorker::CheckpointCommitted { step, seconds });
     }
 
     /// Sends the last message, [`FromWorker::Finished`] or [`FromWorker::Failed`], and waits shortly until it is read.

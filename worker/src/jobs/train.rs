@@ -6,10 +6,12 @@ use crate::data::{Loader, Slice, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
+use crate::training::rehearsal::Rehearsal;
 use crate::training::run::{Leader, Training};
 use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
 use common::config::Config;
+use common::control::Spent;
 use common::shards::Manifest;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -40,8 +42,10 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     } else {
         None
     };
+    let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
-    let ended = Training { recipe, state: &mut state, loader, slice, leader }.run(restored.step, context)?;
+    let ended = Training { recipe, state: &mut state, loader, slice, leader, rehearsal, booked: Spent::default() }
+        .run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,
         "stopped": ended.stopped,

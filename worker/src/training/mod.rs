@@ -5,6 +5,7 @@ pub mod optimizer;
 pub mod parameters;
 mod pictures;
 pub mod random;
+pub mod rehearsal;
 pub mod run;
 pub mod schedule;
 pub mod step;

@@ -74,11 +74,19 @@ pub struct StepRecipe {
     clip_norm: f64,
     offset_noise: f64,
     slot_dropout: f64,
+    global_batch: usize,
     /// Most rows per forward and backward pass.
     micro_batch: usize,
     /// Latents are multiplied by this: the autoencoder's scaling factor and `diffusion.latent_scale`.
     latent_factor: f64,
     device: Device,
+}
+
+/// Rows per pass: as configured, else as many as a worker has when all hosts are there. Those that are left when a host is lost take
+/// over its rows in further passes, within the memory that they are known to need.
+fn micro_batch(config: &Config) -> usize {
+    let workers = config.cluster.nodes * config.cluster.workers_per_node;
+    config.train.micro_batch.unwrap_or(config.train.global_batch.div_ceil(workers.max(1)))
 }
 
 impl StepRecipe {
@@ -91,7 +99,8 @@ impl StepRecipe {
             clip_norm: config.train.clip_norm,
             offset_noise: config.diffusion.offset_noise,
             slot_dropout: config.train.slot_dropout,
-            micro_batch: config.train.micro_batch.unwrap_or(usize::MAX),
+            global_batch: config.train.global_batch,
+            micro_batch: micro_batch(config),
             latent_factor: scaling_factor * config.diffusion.latent_scale,
             device,
         }
@@ -145,8 +154,8 @@ impl StepRecipe {
             let rows = first + part.start..first + part.end;
             let (loss, seen) = self.loss(&state.model, &batch.part(&part), rows);
             // This part's share of the mean over the global batch, so that a plain sum over parts and workers is the mean, however
-            // unequal the parts are.
-            let share = loss * (part.len() as f64 / count as f64) / collective.world() as f64;
+            // unequal the parts and the workers' shares are.
+            let share = loss * (part.len() as f64 / self.global_batch as f64);
             state.model.backward(&share);
             let _ = no_grad(|| passengers.get(0).g_add_(&share));
             attention.push(seen.detach());

@@ -1,6 +1,5 @@
 //! The figures of the steps since the last record, read back from the device all at once.
 
-use std::time::{Duration, Instant};
 use tch::Tensor;
 use thiserror::Error;
 
@@ -24,30 +23,21 @@ pub struct Figures {
     pub loss: f64,
     /// Gradient norm of the last step, before clipping.
     pub grad_norm: f64,
-    /// Steps per second.
-    pub steps_per_second: f64,
-    /// Share of the time that the step waited for data.
-    pub data_stall: f64,
+    /// Number of steps.
+    pub steps: usize,
 }
 
 /// Collects steps until somebody wants to see figures.
+#[derive(Default)]
 pub struct Window {
     /// Steps done, loss, gradient norm.
     steps: Vec<(u64, Tensor, Tensor)>,
-    started: Instant,
-    stalled: Duration,
 }
 
 impl Window {
-    /// An empty window that starts now.
-    pub fn start() -> Self {
-        Self { steps: Vec::new(), started: Instant::now(), stalled: Duration::ZERO }
-    }
-
-    /// Adds step number `step` (from 1), which has waited `stalled` for its data.
-    pub fn push(&mut self, step: u64, loss: Tensor, grad_norm: Tensor, stalled: Duration) {
+    /// Adds step number `step` (from 1).
+    pub fn push(&mut self, step: u64, loss: Tensor, grad_norm: Tensor) {
         self.steps.push((step, loss, grad_norm));
-        self.stalled += stalled;
     }
 
     /// The figures, none without steps; a new window begins.
@@ -55,7 +45,7 @@ impl Window {
     /// # Errors
     /// A loss or gradient norm that is not finite, naming the first step that has one.
     pub fn close(&mut self) -> Result<Option<Figures>, NotFinite> {
-        let window = std::mem::replace(self, Self::start());
+        let window = std::mem::take(self);
         let (mut losses, mut last_norm) = (0.0, None);
         for (step, loss, grad_norm) in &window.steps {
             let (loss, grad_norm) = (loss.double_value(&[]), grad_norm.double_value(&[]));
@@ -67,14 +57,8 @@ impl Window {
             losses += loss;
             last_norm = Some(grad_norm);
         }
-        let elapsed = window.started.elapsed().as_secs_f64().max(1e-9);
-        let count = window.steps.len() as f64;
-        Ok(last_norm.map(|grad_norm| Figures {
-            loss: losses / count,
-            grad_norm,
-            steps_per_second: count / elapsed,
-            data_stall: window.stalled.as_secs_f64() / elapsed,
-        }))
+        let steps = window.steps.len();
+        Ok(last_norm.map(|grad_norm| Figures { loss: losses / steps as f64, grad_norm, steps }))
     }
 }
 
@@ -86,14 +70,14 @@ mod tests {
     #[test]
     fn means_over_the_window_and_the_first_step_without_a_number() {
         let scalar = |value: f64| Tensor::from(value);
-        let mut window = Window::start();
+        let mut window = Window::default();
         assert_eq!(window.close(), Ok(None));
-        window.push(1, scalar(1.0), scalar(3.0), Duration::ZERO);
-        window.push(2, scalar(2.0), scalar(4.0), Duration::ZERO);
+        window.push(1, scalar(1.0), scalar(3.0));
+        window.push(2, scalar(2.0), scalar(4.0));
         let figures = window.close().unwrap().unwrap();
-        assert_eq!((figures.loss, figures.grad_norm, figures.data_stall), (1.5, 4.0, 0.0));
-        window.push(3, scalar(1.0), scalar(f64::INFINITY), Duration::ZERO);
-        window.push(4, scalar(f64::NAN), scalar(f64::NAN), Duration::ZERO);
+        assert_eq!(figures, Figures { loss: 1.5, grad_norm: 4.0, steps: 2 });
+        window.push(3, scalar(1.0), scalar(f64::INFINITY));
+        window.push(4, scalar(f64::NAN), scalar(f64::NAN));
         assert_eq!(window.close(), Err(NotFinite { step: 3, figure: "the gradient norm" }));
         assert_eq!(window.close(), Ok(None), "a closed window is empty");
     }

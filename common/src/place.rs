@@ -98,6 +98,14 @@ impl Place {
     }
 }
 
+/// The name of this host as the launcher knows it: Slurm's name for it, else the system's.
+#[must_use]
+pub fn host_name() -> String {
+    let own =
+        || std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned());
+    std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| own())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -1,0 +1,55 @@
+//! `orchestrator stop`: let a run save and end, by a file in its folder, so that it works from every host that sees it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use common::job::Job;
+use common::journal::{self, Event, Journal};
+use common::run_dir::RunDir;
+
+use crate::coordinator::Status;
+use crate::exit::{Failure, OrBadInput};
+use crate::slurm;
+use crate::standing::{InCharge, in_charge};
+
+/// How long a coordinator may take to see the file.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Asks, and returns when the coordinator has heard it.
+pub(crate) fn run(run: PathBuf, job: Job) -> Result<ExitCode, Failure> {
+    let folder = RunDir::new(run).job_dir(job);
+    let entries = journal::read(&folder.journal()).or_bad_input()?;
+    if let Some(InCharge { job: number, launched: false }) = in_charge(&entries) {
+        slurm::cancel(&number).or_bad_input()?;
+        let mut journal = Journal::open(&folder.journal())?;
+        journal.append(0, Event::Ended { exit_code: 143 }, "orchestrator stop, while it was queued")?;
+        println!("Slurm job {number}, which was queued, is cancelled");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if Status::read(&folder.status()).is_none_or(|status| status.exit_code.is_some()) {
+        return Err(Failure::bad_input(format!("{}: nothing is running here", folder.path().display())));
+    }
+    let request = folder.stop_request();
+    fs::write(&request, []).with_context(|| format!("cannot write {}", request.display()))?;
+    let asked = Instant::now();
+    while request.exists() {
+        if asked.elapsed() > PATIENCE {
+            // Nobody shall find it there later, in another launch.
+            let _ = fs::remove_file(&request);
+            let text = format!(
+                "{}: no coordinator has taken the request within {} s; it was killed",
+                folder.path().display(),
+                PATIENCE.as_secs()
+            );
+            return Err(Failure::bad_input(text));
+        }
+        sleep(LOOK_AGAIN);
+    }
+    println!("asked to stop: the workers save at their next step and end");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,56 @@
+//! `launch --wait`: following a run that Slurm has, from its files and from Slurm.
+
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::job::Job;
+use common::journal::{self, Event};
+use common::run_dir::RunDir;
+
+use crate::coordinator::{Display, Status};
+use crate::exit::{Failure, OrBadInput};
+use crate::slurm;
+use crate::standing::{in_charge, last_exit_code};
+
+/// How often the files are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How many looks at the files there are for one question to Slurm.
+const ASK_SLURM: u32 = 20;
+
+/// Shows how the run goes until it has ended; exits as it did.
+pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result<ExitCode, Failure> {
+    let folder = run.job_dir(job);
+    let mut display = Display::new(json);
+    display.note(&format!("submitted as Slurm job {number}"));
+    let (mut told, mut state) = (0, String::new());
+    for look in 0_u32.. {
+        let entries = journal::read(&folder.journal()).or_bad_input()?;
+        for entry in entries.iter().skip(told) {
+            if let Event::Launched { host, .. } = &entry.event {
+                display.note(&format!("started on {host}"));
+            }
+        }
+        told = entries.len();
+        if let (None, Some(code)) = (in_charge(&entries), last_exit_code(&entries)) {
+            return Ok(ExitCode::from(code));
+        }
+        if look.is_multiple_of(ASK_SLURM) {
+            let now = slurm::queue_state(number).or_bad_input()?;
+            if let Some(now) = now.as_ref().filter(|now| **now != state) {
+                display.note(&format!("Slurm job {number}: {}", now.to_lowercase()));
+                state.clone_from(now);
+            }
+            if now.is_none() && look > 0 {
+                let output = folder.path().join(format!("slurm-{number}.out"));
+                let text = format!("Slurm job {number} ended without its coordinator having said how; see {}", output.display());
+                return Err(anyhow::anyhow!(text).into());
+            }
+        }
+        if let Some(progress) = Status::read(&folder.status()).and_then(|status| status.progress) {
+            display.progress(&progress);
+        }
+        sleep(LOOK_AGAIN);
+    }
+    Ok(ExitCode::FAILURE)
+}

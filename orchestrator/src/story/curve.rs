@@ -1,0 +1,54 @@
+//! A figure over the steps of a run, as it counts in the end: steps that were done again after a restart replace those before.
+
+use super::Record;
+
+/// Points of one figure in the order of their steps.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Curve {
+    points: Vec<(u64, f64)>,
+}
+
+impl Curve {
+    /// The curve of one figure of the records.
+    pub(crate) fn of(records: &[Record], figure: impl Fn(&Record) -> Option<f64>) -> Self {
+        let mut curve = Self::default();
+        for record in records {
+            while curve.points.last().is_some_and(|(step, _)| *step >= record.step) {
+                curve.points.pop();
+            }
+            curve.points.extend(figure(record).filter(|value| value.is_finite()).map(|value| (record.step, value)));
+        }
+        curve
+    }
+
+    /// At most `count` points (2 or more), each the mean of its neighbours, as `(step, value)`.
+    pub(crate) fn thinned(&self, count: usize) -> Vec<(f64, f64)> {
+        let size = self.points.len().div_ceil(count.max(2)).max(1);
+        let mean = |chunk: &[(u64, f64)]| {
+            let sum = chunk.iter().fold((0.0, 0.0), |sum, (step, value)| (sum.0 + *step as f64, sum.1 + value));
+            (sum.0 / chunk.len() as f64, sum.1 / chunk.len() as f64)
+        };
+        self.points.chunks(size).map(mean).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_done_again_replace_those_before() {
+        let record = |step, generation, loss| Record { step, generation, loss, ..Record::default() };
+        let records = [
+            record(10, 1, Some(4.0)),
+            record(20, 1, Some(3.0)),
+            record(30, 1, Some(9.0)),
+            record(20, 2, Some(2.0)),
+            record(30, 2, None),
+        ];
+        let curve = Curve::of(&records, |record| record.loss);
+        assert_eq!(curve.thinned(10), [(10.0, 4.0), (20.0, 2.0)]);
+        assert_eq!(Curve::of(&records[..3], |record| record.loss).thinned(2), [(15.0, 3.5), (30.0, 9.0)]);
+        assert_eq!(Curve::default().thinned(2), []);
+    }
+}
