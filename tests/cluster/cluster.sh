@@ -187,15 +187,17 @@ heal() {
 
 # ---- The cluster
 
-take_lock() { # take_lock [wait]
+take_lock() { # take_lock [PID]: waits for it if told to, and as long as that process lives
     mkdir -p "$RUN"
     exec 9>>"$RUN/lock"
     if ! flock --nonblock 9; then
         local owner
         owner=$(cat "$RUN/folder" 2>/dev/null || echo "another folder")
-        [ "${1:-}" = wait ] || die "the cluster of $owner is up, and one can be at a time (cluster.sh down $owner)"
+        [ $# -gt 0 ] || die "the cluster of $owner is up, and one can be at a time (cluster.sh down $owner)"
         say "waiting for the end of the cluster of $owner"
-        flock 9
+        until flock --timeout 1 9; do
+            kill -0 "$1" 2>/dev/null || exit 1
+        done
     fi
 }
 
@@ -331,10 +333,12 @@ keep() { # holds the lock from now on
 hold() {
     # The end of the tests, not of their terminal, is what ends this.
     trap '' HUP INT TERM PIPE
-    take_lock wait
+    cat <&0 >/dev/null &
+    local input=$!
+    take_lock $input
     up
     echo up
-    cat >/dev/null
+    wait $input
     down >>"$FOLDER/down.log" 2>&1
 }
 

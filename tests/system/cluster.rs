@@ -90,9 +90,12 @@ impl Cluster {
 
     /// Ends all jobs and has every host run and connected.
     fn clear(&self) {
-        self.run("scancel", &["--user", "root"]);
         self.settle();
-        self.wait_for("the end of all jobs", PATIENCE, || self.run("squeue", &["--noheader"]).is_empty().then_some(()));
+        self.wait_for("the end of all jobs", PATIENCE, || {
+            // Again and again: a job may have itself requeued while it is cancelled.
+            self.run("scancel", &["--user", "root"]);
+            self.run("squeue", &["--noheader"]).is_empty().then_some(())
+        });
     }
 
     /// Where all files of the cluster lie, on this machine and on every host.
