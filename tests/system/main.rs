@@ -13,6 +13,7 @@ mod peers;
 mod pipeline;
 mod processes;
 mod records;
+mod rehearsal;
 mod slurm;
 mod snapshot;
 mod survival;

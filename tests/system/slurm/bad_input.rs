@@ -37,6 +37,19 @@ fn a_host_that_does_not_answer_or_sees_another_disk_is_named() {
 }
 
 #[test]
+fn a_host_that_ssh_does_not_reach_is_named_and_nothing_is_started() {
+    let Some(cluster) = claim("bad_input::a_host_that_ssh_does_not_reach_is_named_and_nothing_is_started") else { return };
+    let lab = ClusterLab::new(&cluster);
+    cluster.cut("node3");
+    let mut command = lab.command(&["launch", "--config", "tiny.toml", "--hosts", "node1,node2,node3"]);
+    command.env("OMPI_MCA_plm_rsh_args", format!("-F {} -o ConnectTimeout=3", cluster.ssh_config().display()));
+    command.env("OMPI_MCA_oob_tcp_if_include", "10.77.0.0/24");
+    crate::processes::Running::start_piped(command).wait(super::PATIENCE).expect_refusal(&["no answer from", "node3"]);
+    cluster.heal("node3");
+    assert!(!lab.run().run_toml().exists(), "something was written");
+}
+
+#[test]
 fn a_folder_in_memory_is_refused_before_anything_is_submitted() {
     let Some(cluster) = claim("bad_input::a_folder_in_memory_is_refused_before_anything_is_submitted") else { return };
     let lab = ClusterLab::new(&cluster);
