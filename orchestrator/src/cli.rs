@@ -219,7 +219,8 @@ pub(crate) struct RunArguments {
     /// What the workers do: scenes, autoencoder, encode, train, evaluate or compose
     #[arg(long, default_value_t = Job::Train)]
     pub(crate) job: Job,
-    /// Number of hosts, instead of cluster.nodes: a Slurm job is submitted, or those of the allocation are used
+    /// Number of hosts, instead of cluster.nodes: a Slurm job is submitted; in an allocation so many of its hosts are used, the others are
+    /// spares
     #[arg(long, value_name = "N")]
     pub(crate) nodes: Option<usize>,
     /// Hosts that ssh reaches, without Slurm, instead of cluster.hosts

@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
     println!("restarts     up to {} without a new checkpoint in between", cluster.max_restarts);
     match place {
         Where::Here { launcher, hosts, .. } => {
-            let hosts = &hosts[..hosts.len().min(nodes(place, cluster.nodes))];
+            let hosts = &hosts[..hosts.len().min(cluster.nodes)];
             println!("launcher     {}", launcher.name());
             println!("workers      {} on each of {}, {} CPU threads each", spec.workers_per_node, count(hosts), spec.threads);
             print_ranks(hosts, spec.workers_per_node);
@@ -90,10 +90,6 @@ const ENVIRONMENT: [&str; 4] = [
     "MALLOC_*: large blocks stay with the process",
     "LSD_LOG: log level, as debug or info,worker::data=trace",
 ];
-
-fn nodes(place: &Where, configured: usize) -> usize {
-    if matches!(place, Where::Here { allocation: Some(_), .. }) { usize::MAX } else { configured }
-}
 
 fn count(hosts: &[String]) -> String {
     match hosts {

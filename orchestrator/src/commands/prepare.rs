@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use common::config::{Config, load};
+use common::config::{Config, load, validate};
 use common::job::Job;
 use common::journal;
 use common::run_dir::RunDir;
@@ -33,14 +33,20 @@ pub(crate) struct Prepared {
 
 /// Resolves the configuration and checks folder and launcher.
 pub(crate) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
-    let (config, run, wish) = resolve(arguments)?;
+    let (mut config, run, wish) = resolve(arguments)?;
     let job = arguments.job;
     let allocation = Allocation::here();
     let intent = settle(&run.job_dir(job), wish, allocation.as_ref())?;
     run_folder::check(&run, &config, job, intent, allocation.is_some()).or_bad_input()?;
     let place = launchers::choose(&config.cluster, arguments.nodes, allocation).or_bad_input()?;
-    if let Where::Here { launcher, .. } = &place {
+    if let Where::Here { launcher, hosts, allocation } = &place {
         launcher.check().or_bad_input()?;
+        if allocation.is_some() && !hosts.is_empty() {
+            // All that there are, unless the command line says otherwise: then the others are spares.
+            config.cluster.nodes = arguments.nodes.unwrap_or(hosts.len());
+            config.cluster.min_nodes = config.cluster.min_nodes.min(config.cluster.nodes);
+            validate::check(&config).or_bad_input()?;
+        }
     }
     let spec = spec(&config, job, &run, &place)?;
     Ok(Prepared { config, job, run, intent, place, spec })

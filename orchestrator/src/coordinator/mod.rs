@@ -55,7 +55,7 @@ pub(crate) struct Launch {
     pub(crate) first_generation: u64,
     /// `[cluster]` of the configuration.
     pub(crate) cluster: ClusterConfig,
-    /// Hosts that workers may be placed on; none for this host alone.
+    /// Hosts that workers may be placed on; none for this host alone. `cluster.nodes` of them are used at a time, the others are spares.
     pub(crate) hosts: Vec<String>,
     /// The Slurm allocation that this is in.
     pub(crate) allocation: Option<Allocation>,
@@ -67,7 +67,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     fn options(&self) -> Options {
-        let nodes = if self.hosts.is_empty() { 1 } else { self.hosts.len().min(self.nodes()) };
+        let nodes = if self.hosts.is_empty() { 1 } else { self.hosts.len().min(self.cluster.nodes) };
         let patience = Patience { hang: Duration::from_secs(self.cluster.hang_after), ..Patience::default() };
         Options {
             job: self.job,
@@ -82,11 +82,6 @@ impl Launch {
             host: common::place::host_name(),
             patience,
         }
-    }
-
-    /// Hosts of a generation when all answer: those of the configuration, in an allocation all that it has.
-    fn nodes(&self) -> usize {
-        if self.allocation.is_some() { self.hosts.len() } else { self.cluster.nodes }
     }
 }
 

@@ -218,7 +218,7 @@ impl Supervisor {
     fn tick(&mut self, now: Time) {
         let patience = self.options.patience;
         if let (Some((reason, since)), Phase::Starting(_) | Phase::Running) = (self.stop, &self.phase)
-            && now.saturating_sub(since) >= patience.stop
+            && now.saturating_sub(since) >= patience.stop.max(self.time_to_save())
         {
             self.kill(reason, now);
         }

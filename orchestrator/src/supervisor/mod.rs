@@ -78,7 +78,7 @@ pub(crate) struct Patience {
     pub(crate) silence: Duration,
     /// For the cause of a worker's end whose connection broke.
     pub(crate) cause: Duration,
-    /// For workers to save and end when asked to stop.
+    /// For workers to save and end when asked to stop; longer if saves were seen to take longer.
     pub(crate) stop: Duration,
     /// For processes to end by themselves after their last message, or after SIGTERM.
     pub(crate) exit: Duration,

@@ -50,7 +50,7 @@ impl StopReason {
     }
 }
 
-/// Time that is left over when the last save before the end of an allocation goes as long as the longest before it, three times over.
+/// Time that is left over when a last save takes three times as long as the longest before it.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// How long before the end of an allocation Slurm may signal it.
@@ -92,11 +92,16 @@ impl Supervisor {
         }
     }
 
+    /// How long it may take from the wish to stop to the last save's commit, by what steps and saves have taken.
+    pub(super) fn time_to_save(&self) -> Duration {
+        let save = Duration::from_secs_f64(self.longest_save.clamp(0.0, 1e6));
+        MARGIN + 3 * save + 2 * self.pace.longest()
+    }
+
     /// Stops in time to save once more before the allocation ends.
     pub(super) fn watch_deadline(&mut self, now: Time) {
         let Some(deadline) = self.deadline.filter(|_| self.stop.is_none() && matches!(self.phase, Phase::Running)) else { return };
-        let save = Duration::from_secs_f64(self.longest_save.clamp(0.0, 1e6));
-        let needed = MARGIN + 3 * save + 2 * self.pace.longest();
+        let needed = self.time_to_save();
         if now + needed >= deadline {
             let left = deadline.saturating_sub(now);
             let why = format!("the allocation ends in {} s, and saving may take {} s", left.as_secs(), needed.as_secs_f64().ceil());

@@ -454,6 +454,20 @@ fn a_host_whose_processes_all_died_is_used_again_at_once_if_it_answers() {
 }
 
 #[test]
+fn a_spare_host_takes_the_place_of_a_lost_one() {
+    let mut story = Story::guarded(Options { nodes: 2, ..three_hosts() });
+    assert_eq!((story.placed(), story.supervisor.world()), (vec!["a".to_owned(), "b".into()], 2));
+    story.vanish(1, true);
+    story.guard_says(0, ended(ProcessEnd::Signal(9)));
+    story.wait(2);
+    assert_eq!(story.placed(), ["a", "c"]);
+    story.all_join_with_guards();
+    story.feed(Event::HostAnswers { host: "b".into() });
+    story.say(0, FromWorker::CheckpointCommitted { step: 10, seconds: 1.0 });
+    assert_eq!(story.starts(), [1, 2], "it would have no more hosts than now");
+}
+
+#[test]
 fn too_few_hosts_are_waited_for_and_given_up_in_the_end() {
     let few = Options { min_nodes: 3, ..three_hosts() };
     let mut story = Story::guarded(few);
