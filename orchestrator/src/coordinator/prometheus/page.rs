@@ -7,8 +7,16 @@ use crate::story::time;
 use crate::supervisor::State;
 
 /// All states, of which one is 1.
-const STATES: [State; 7] =
-    [State::Starting, State::Running, State::Stopping, State::Ending, State::Finished, State::Stopped, State::Failed];
+const STATES: [State; 8] = [
+    State::Starting,
+    State::Running,
+    State::Waiting,
+    State::Stopping,
+    State::Ending,
+    State::Finished,
+    State::Stopped,
+    State::Failed,
+];
 
 /// A status as a page for Prometheus.
 pub(crate) fn render(status: &Status) -> String {
