@@ -1,15 +1,17 @@
 //! `orchestrator launch`: start the workers of a run and stay with them to the end; from a login node, hand the run to Slurm.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use common::config::ClusterConfig;
+use common::config::Config;
+use common::job::Job;
 use common::journal::{self, Event, Journal};
 use common::run_dir::RunDir;
 
 use super::logs::tail;
-use super::prepare::{Prepared, prepare, resolve, submission};
+use super::prepare::{Prepared, continuation, prepare, resolve, submission};
 use super::summary;
 use super::waiting;
 use crate::cli::RunArguments;
@@ -18,7 +20,7 @@ use crate::exit::{Failure, OrBadInput};
 use crate::launchers::{self, Where};
 use crate::preflight;
 use crate::run_folder::{self, Claim};
-use crate::slurm::{self, Allocation, SlurmError};
+use crate::slurm::{self, Allocation, SlurmError, Submission};
 use crate::story::Outline;
 use crate::supervisor::{self, Outcome, StopReason};
 
@@ -54,16 +56,15 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
     }
     let Prepared { config, job, run, intent, place, spec } = prepared;
     let Where::Here { launcher, hosts, allocation } = place else { return Ok(ExitCode::FAILURE) };
-    preflight::check_hosts(launcher.as_ref(), &spec, &hosts, std::path::Path::new(&config.run.root)).or_bad_input()?;
+    preflight::check_hosts(launcher.as_ref(), &spec, &hosts, Path::new(&config.run.root)).or_bad_input()?;
 
     let Claim { journal, next_generation, lock } = run_folder::claim(&run, &config, job, intent).or_bad_input()?;
-    let cluster = config.cluster.clone();
     let launch = Launch {
         job,
         folder: folder.clone(),
         journal,
         first_generation: next_generation,
-        cluster: cluster.clone(),
+        cluster: config.cluster.clone(),
         hosts,
         allocation: allocation.clone(),
         launcher,
@@ -71,7 +72,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
     };
     let outcome = runtime.block_on(coordinator::run(launch, Display::new(manner.json)))?;
     if let (Outcome::Stopped { reason, .. }, Some(allocation)) = (&outcome, &allocation) {
-        go_on_later(*reason, &cluster, allocation, &folder)?;
+        go_on_later(*reason, &config, job, &run, allocation)?;
     }
     drop(lock);
     report(&outcome, &run, &folder, manner.json)?;
@@ -81,18 +82,14 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
 /// Hands the run to Slurm.
 fn queue(prepared: &Prepared, arguments: &RunArguments, manner: Manner) -> Result<ExitCode, Failure> {
     let Prepared { config, job, run, intent, .. } = prepared;
-    let folder = run.job_dir(*job);
-    preflight::check_shared(std::path::Path::new(&config.run.root)).or_bad_input()?;
+    preflight::check_shared(Path::new(&config.run.root)).or_bad_input()?;
     let submission = submission(prepared, arguments)?;
     // Slurm is asked first, so that what it refuses leaves nothing behind.
-    if std::path::Path::new(&submission.script).is_file() {
+    if Path::new(&submission.script).is_file() {
         slurm::test_only(&submission).or_bad_input()?;
     }
     let Claim { mut journal, lock, .. } = run_folder::claim(run, config, *job, *intent).or_bad_input()?;
-    let script = folder.path().join(launchers::SCRIPT_NAME);
-    if submission.script == script.display().to_string() {
-        fs::write(&script, launchers::SCRIPT).with_context(|| format!("cannot write {}", script.display()))?;
-    }
+    write_script(&submission)?;
     let number = slurm::submit(&submission).or_bad_input()?;
     journal.append(0, Event::Submitted { slurm_job: number.clone() }, "orchestrator launch, from a login node")?;
     drop(lock);
@@ -112,28 +109,45 @@ fn queue(prepared: &Prepared, arguments: &RunArguments, manner: Manner) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run that was stopped by its allocation goes back into the queue: the same job again, or, where that is not allowed, a job that waits
-/// for the end of this one.
-fn go_on_later(reason: StopReason, cluster: &ClusterConfig, allocation: &Allocation, folder: &RunDir) -> Result<(), Failure> {
-    if !reason.is_to_be_continued() || !cluster.slurm.requeue {
+/// The job script, where no checkout has it.
+fn write_script(submission: &Submission) -> anyhow::Result<()> {
+    let script = Path::new(&submission.script);
+    if script.is_file() {
         return Ok(());
     }
-    let mut journal = Journal::open(&folder.journal())?;
-    let job = allocation.job.clone();
-    // The record comes first: Slurm ends this process as soon as it requeues the job.
-    journal.append(0, Event::Requeued { slurm_job: job.clone() }, format!("{}: scontrol requeue", reason.name()))?;
-    match slurm::requeue(&job) {
-        Ok(()) => {
-            eprintln!("saved; the job is back in the queue ({})", reason.name());
-            Ok(())
-        }
-        Err(SlurmError::Refused { said, .. }) => {
-            eprintln!("saved, but the job cannot be requeued ({said}): resume it with `orchestrator launch --resume`");
-            journal.append(0, Event::Ended { exit_code: 75 }, format!("Slurm refused to requeue the job: {said}"))?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
+    fs::write(script, launchers::SCRIPT).with_context(|| format!("cannot write {}", script.display()))
+}
+
+/// A run that was stopped by its allocation goes back into the queue: the same job again, or, where that is not allowed, a job that waits
+/// for the end of this one.
+fn go_on_later(reason: StopReason, config: &Config, job: Job, run: &RunDir, allocation: &Allocation) -> Result<(), Failure> {
+    if !reason.is_to_be_continued() || !config.cluster.slurm.requeue {
+        return Ok(());
     }
+    let mut journal = Journal::open(&run.job_dir(job).journal())?;
+    let (number, why) = (&allocation.job, reason.name());
+    // The record comes first: Slurm ends this process as soon as it requeues the job.
+    journal.append(0, Event::Requeued { slurm_job: number.clone() }, format!("{why}: scontrol requeue"))?;
+    match slurm::requeue(number) {
+        Ok(()) => eprintln!("saved; the job is back in the queue ({why})"),
+        Err(SlurmError::Refused { said, .. }) => {
+            let submission = continuation(config, job, run, number)?;
+            write_script(&submission)?;
+            let next = slurm::submit(&submission);
+            let next = next.inspect_err(|error| {
+                // Otherwise the journal would leave this job in charge for ever. The error is told in any case.
+                let _ = journal.append(0, Event::Ended { exit_code: 75 }, error.to_string());
+            })?;
+            journal.append(
+                0,
+                Event::Requeued { slurm_job: next.clone() },
+                format!("{why}: Slurm does not requeue this job ({said})"),
+            )?;
+            eprintln!("saved; Slurm job {next} goes on with the run after this one ({why})");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// Says how it ended: figures on standard output, failures on standard error.

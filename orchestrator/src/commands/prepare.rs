@@ -123,8 +123,29 @@ fn spec(config: &Config, job: Job, run: &RunDir, place: &Where) -> Result<Launch
 /// The Slurm job that a launch from a login node becomes.
 pub(crate) fn submission(prepared: &Prepared, arguments: &RunArguments) -> Result<Submission, Failure> {
     let Prepared { config, job, run, .. } = prepared;
+    let mut passed: Vec<String> = match (&arguments.config, &arguments.resume) {
+        (_, Some(folder)) => vec!["--resume".into(), folder.display().to_string()],
+        (Some(file), None) => vec!["--config".into(), file.display().to_string()],
+        (None, None) => Vec::new(),
+    };
+    passed.extend(arguments.overrides.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
+    passed.extend(["--job".into(), job.name().into()]);
+    passed.extend(arguments.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
+    passed.extend(arguments.nodes.iter().flat_map(|nodes| ["--nodes".to_owned(), nodes.to_string()]));
+    slurm_job(config, *job, run, passed)
+}
+
+/// The Slurm job that goes on with a run when the job `after` has ended.
+pub(crate) fn continuation(config: &Config, job: Job, run: &RunDir, after: &str) -> Result<Submission, Failure> {
+    let passed = vec!["--resume".into(), run.path().display().to_string(), "--job".into(), job.name().into()];
+    let mut submission = slurm_job(config, job, run, passed)?;
+    submission.options.push(format!("--dependency=afterany:{after}"));
+    Ok(submission)
+}
+
+fn slurm_job(config: &Config, job: Job, run: &RunDir, arguments: Vec<String>) -> Result<Submission, Failure> {
     let binary = std::env::current_exe()?;
-    let folder = run.job_dir(*job);
+    let folder = run.job_dir(job);
     let script = launchers::script_beside(&binary).unwrap_or_else(|| folder.path().join(launchers::SCRIPT_NAME));
     let output = folder.path().join("slurm-%j.out").display().to_string();
     // A login node's cores say nothing about the hosts'.
@@ -135,15 +156,5 @@ pub(crate) fn submission(prepared: &Prepared, arguments: &RunArguments) -> Resul
     };
     let mut options = slurm::sbatch_arguments(&config.cluster, &name, &output, threads);
     options.push(format!("--export=ALL,LSD_ORCHESTRATOR={}", binary.display()));
-    let mut passed: Vec<String> = match (&arguments.config, &arguments.resume) {
-        (_, Some(folder)) => vec!["--resume".into(), folder.display().to_string()],
-        (Some(file), None) => vec!["--config".into(), file.display().to_string()],
-        (None, None) => Vec::new(),
-    };
-    let overrides = arguments.overrides.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]);
-    passed.extend(overrides);
-    passed.extend(["--job".into(), job.name().into()]);
-    passed.extend(arguments.workers.iter().flat_map(|workers| ["--workers".to_owned(), workers.to_string()]));
-    passed.extend(arguments.nodes.iter().flat_map(|nodes| ["--nodes".to_owned(), nodes.to_string()]));
-    Ok(Submission { options, script: script.display().to_string(), arguments: passed })
+    Ok(Submission { options, script: script.display().to_string(), arguments })
 }

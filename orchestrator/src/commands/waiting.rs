@@ -11,7 +11,7 @@ use common::run_dir::RunDir;
 use crate::coordinator::{Display, Status};
 use crate::exit::{Failure, OrBadInput};
 use crate::slurm;
-use crate::story::Outline;
+use crate::story::{InCharge, Outline};
 
 /// How often the files are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -26,6 +26,7 @@ pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result
     let folder = run.job_dir(job);
     let mut display = Display::new(json);
     display.note(&format!("submitted as Slurm job {number}"));
+    let mut number = number.to_owned();
     let (mut told, mut state, mut looks_since_end) = (0, String::new(), 0);
     for look in 0_u32.. {
         let entries = journal::read(&folder.journal()).or_bad_input()?;
@@ -35,14 +36,19 @@ pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result
             }
         }
         told = entries.len();
-        match Outline::of(&entries).exit_code() {
+        let outline = Outline::of(&entries);
+        // Another job may have taken over.
+        if let Some(InCharge { job, .. }) = outline.in_charge() {
+            number = job;
+        }
+        match outline.exit_code() {
             // The next line of the journal may say that the job is back in the queue.
             Some(CONTINUED) if looks_since_end < REQUEUE => looks_since_end += 1,
             Some(code) => return Ok(ExitCode::from(code)),
             None => looks_since_end = 0,
         }
         if look.is_multiple_of(ASK_SLURM) {
-            let now = slurm::queue_state(number).or_bad_input()?;
+            let now = slurm::queue_state(&number).or_bad_input()?;
             if let Some(now) = now.as_ref().filter(|now| **now != state) {
                 display.note(&format!("Slurm job {number}: {}", now.to_lowercase()));
                 state.clone_from(now);

@@ -49,17 +49,31 @@ fn a_preempted_run_saves_goes_back_into_the_queue_and_ends_with_the_same_weights
 }
 
 #[test]
-fn a_run_whose_time_is_over_saves_before_and_goes_back_into_the_queue() {
-    let Some(cluster) = claim("stopping::a_run_whose_time_is_over_saves_before_and_goes_back_into_the_queue") else { return };
+fn a_run_whose_time_is_over_saves_before_and_another_job_goes_on_where_it_may_not_be_requeued() {
+    let Some(cluster) =
+        claim("stopping::a_run_whose_time_is_over_saves_before_and_another_job_goes_on_where_it_may_not_be_requeued")
+    else {
+        return;
+    };
     let lab = ClusterLab::new(&cluster);
     let arguments = ["launch", "--config", "tiny.toml", "--nodes", "4", "--wait", "--set", "cluster.slurm.time=00:01:00"];
-    let mut launch = lab.start(&[&arguments[..], &["--set", "train.steps=9000"]].concat());
-    let requeued = || lab.entries().into_iter().find(|entry| matches!(entry.event, Event::Requeued { .. }));
-    let entry = launch.wait_until("the requeue", PATIENCE, requeued);
-    assert!(entry.reason.contains("the end of the allocation"), "{}", entry.reason);
-    let job = lab.slurm_job();
-    cluster.wait_for_job(&job, &["PENDING"]);
-    assert!(newest_checkpoint(&lab.run()).unwrap() > 100);
+    let more = ["--set", "train.steps=9000", "--set", "cluster.slurm.options=[\"--no-requeue\"]"];
+    let mut launch = lab.start(&[&arguments[..], &more].concat());
+    let first =
+        launch.wait_until("the submission", PATIENCE, || lab.run().journal().exists().then(|| lab.entries().pop()).flatten());
+    assert!(matches!(first.event, Event::Submitted { .. }));
+    let next = launch.wait_until("the next job", PATIENCE, || {
+        let other = |entry: common::journal::Entry| match entry.event {
+            Event::Requeued { slurm_job } if slurm_job != lab.slurm_job() => Some((slurm_job, entry.reason)),
+            _ => None,
+        };
+        lab.entries().into_iter().find_map(other)
+    });
+    assert!(next.1.starts_with("the end of the allocation: "), "{}", next.1);
+    let saved = newest_checkpoint(&lab.run()).unwrap();
+    assert!(saved > 100, "saved at step {saved}");
+    lab.wait_for_step(&mut launch, 2, saved + 1);
+    assert_eq!(cluster.job(&next.0, "JobState"), "RUNNING");
     lab.orchestrator(&["stop", "runs/tiny"]).expect_success();
     launch.wait(PATIENCE).expect_code(143);
     lab.assert_nothing_left();
