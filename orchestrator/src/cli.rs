@@ -25,6 +25,15 @@ Exit codes:
   143  stopped by SIGTERM or `orchestrator stop`
   Without a restart, a worker's own exit code, or 128 + its signal.";
 
+const WHERE: &str = "\
+Where the workers run (cluster.launcher decides otherwise; `orchestrator plan` shows it):
+  inside a Slurm allocation    on its hosts, by srun
+  with several hosts           through a Slurm job, which runs slurm/train.sh
+  with --hosts                 on these, by mpirun over ssh
+  otherwise                    on this host
+
+";
+
 /// Starts and watches the workers that train Latent Slot Diffusion.
 #[derive(Debug, Parser)]
 #[command(name = "orchestrator", version, after_help = EXIT_CODES)]
@@ -38,7 +47,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start the workers of a run, watch them, restart them when they fail
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = WHERE.to_owned() + EXIT_CODES)]
     Launch {
         /// Which run and how.
         #[command(flatten)]

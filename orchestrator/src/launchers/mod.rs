@@ -175,7 +175,7 @@ pub(crate) fn choose(
         (LauncherKind::Slurm, None) if !slurm::is_here() => Err(LauncherError::NoSlurm),
         (LauncherKind::Auto, None) if cluster.nodes > 1 && !slurm::is_here() => Err(LauncherError::Nodes { nodes: cluster.nodes }),
         (LauncherKind::Slurm, None) => Ok(Where::Queue),
-        (LauncherKind::Auto, None) if cluster.nodes > 1 => Ok(Where::Queue),
+        (LauncherKind::Auto, None) if cluster.nodes > 1 || (nodes.is_some() && slurm::is_here()) => Ok(Where::Queue),
         (LauncherKind::Mpirun, _) if cluster.nodes > 1 => Err(LauncherError::Nodes { nodes: cluster.nodes }),
         (LauncherKind::Auto, None) if world == 1 && cluster.collective != CollectiveKind::Mpi => here(Box::new(local::Local)),
         (LauncherKind::Auto | LauncherKind::Mpirun, _) => here(mpirun(false)),
