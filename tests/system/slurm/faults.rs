@@ -31,6 +31,16 @@ fn a_killed_worker_is_named_within_a_moment_and_replaced() {
     println!("noticed after {noticed:?}, next step after {stepped:?}");
     // 0.3 s on a quiet machine (tests/peers/recovery.py measures it); other tests run beside this one.
     assert!(noticed < Duration::from_secs(1), "noticed after {noticed:?}");
+    let shows: [(&[&str], &[&str]); 4] = [
+        (&["why", "runs/tiny"], &["rank 2 on node3: killed by signal 9 (SIGKILL)", "restarted as generation 2", "its last lines"]),
+        (&["status", "runs/tiny"], &["train: finished, exit code 0, generation 2", "60/60 steps", "rank 2 on node3"]),
+        (&["top", "runs/tiny", "--once"], &["finished", "where the time went", "restart"]),
+        (&["list"], &["tiny", "finished", "60/60"]),
+    ];
+    for (arguments, words) in shows {
+        let shown = lab.orchestrator(arguments);
+        words.iter().for_each(|word| assert!(shown.expect_success().stdout.contains(word), "{word} in {}", shown.stdout));
+    }
     lab.assert_undisturbed_weights();
 }
 
