@@ -289,9 +289,9 @@ fn a_queued_run_is_told_by_slurm_if_slurm_can_tell() {
     assert!(heading(&lab).contains("queued as Slurm job 812,"));
     assert!(asked.elapsed() < Duration::from_secs(20), "a hanging squeue holds status up");
 
-    lab.journal(&run, vec![(60.0, 1, launched("812"), ""), (50.0, 1, Event::Requeued { slurm_job: "812".into() }, "preempted")]);
-    lab.journal(&run, vec![(49.0, 1, Event::Ended { exit_code: 143 }, "")]);
-    lab.status(&run, 2, json!({"exit_code": 143, "state": "stopped"}));
+    lab.journal(&run, vec![(60.0, 1, launched("812"), ""), (50.0, 1, Event::Ended { exit_code: 75 }, "preemption")]);
+    lab.journal(&run, vec![(49.0, 1, Event::Requeued { slurm_job: "812".into() }, "preemption")]);
+    lab.status(&run, 2, json!({"exit_code": 75, "state": "stopped"}));
     assert_eq!(lab.ask_json(&["list"])[0]["standing"], json!("queued"));
 }
 

@@ -128,7 +128,9 @@ fn train(model: LatentSlotDiffusion, config: &Config, inputs: &BTreeMap<String, 
     let before = |module: &Module| named(module, "change", |tensor| tensor.to_kind(Kind::Float)).collect::<Vec<_>>();
     let before: Vec<_> = model.modules.iter().flat_map(before).collect();
     let mut state = TrainingState::new(model, config)?;
-    let recipe = StepRecipe::new(config, 1.0, Device::Cpu);
+    let mut config = config.clone();
+    config.train.global_batch = rows.len();
+    let recipe = StepRecipe::new(&config, 1.0, Device::Cpu);
     for step in 0..STEPS {
         batch.step = step;
         recipe.run(&mut state, &batch, rows.clone(), false, &mut Solo)?;

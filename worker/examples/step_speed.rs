@@ -22,6 +22,7 @@ fn main() -> Result<()> {
     let mut config = load::from_file(Path::new(config), &[])?;
     // The peer keeps no moving average.
     config.train.ema_decay = 0.0;
+    (config.train.global_batch, config.train.micro_batch) = (batch as usize, Some(batch as usize));
     let sizes = Sizes::of(&config);
     let model = LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(1), Device::Cpu);
     let mut state = TrainingState::new(model, &config)?;
