@@ -99,6 +99,8 @@ init() { # what the first process of a host does
     nsenter --net=/proc/self/fd/5 ip link set "lsd-$node" master "$BRIDGE" up
     exec 5<&-
     ip link set lo up
+    # The same address in hardware after a restart too: the other hosts remember it for a while.
+    ip link set eth0 address "02:77:00:00:00:0${node#node}"
     ip address add "10.77.0.${node#node}/24" dev eth0
     ip link set eth0 up
     mount -t proc proc /proc
