@@ -12,6 +12,8 @@ pub struct ClusterConfig {
     pub workers_per_node: usize,
     /// How workers are started.
     pub launcher: LauncherKind,
+    /// What workers compute on.
+    pub device: DeviceKind,
     /// What carries the gradients.
     pub collective: CollectiveKind,
     /// CPU threads per worker; 0 shares the host's cores among its workers.
@@ -39,6 +41,7 @@ impl Default for ClusterConfig {
             nodes: 1,
             workers_per_node: 1,
             launcher: LauncherKind::Auto,
+            device: DeviceKind::Auto,
             collective: CollectiveKind::Auto,
             threads_per_worker: 0,
             max_restarts: 3,
@@ -110,14 +113,28 @@ pub enum LauncherKind {
     Slurm,
 }
 
+/// What workers compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A GPU each where the coordinator's host has NVIDIA GPUs, else a share of the CPU.
+    Auto,
+    /// A share of the CPU.
+    Cpu,
+    /// One GPU each; without one, a worker does not start.
+    Cuda,
+}
+
 /// What carries the gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CollectiveKind {
-    /// Solo for one worker, MPI for more.
+    /// Solo for one worker; for more, NCCL on GPUs and MPI on CPUs.
     Auto,
     /// One worker, nothing to reduce.
     Solo,
     /// MPI.
     Mpi,
+    /// NCCL.
+    Nccl,
 }

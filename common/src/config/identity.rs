@@ -42,6 +42,8 @@ pub fn config_hash(config: &Config) -> String {
             "clip_norm": train.clip_norm,
             "ema_decay": train.ema_decay,
             "slot_dropout": train.slot_dropout,
+            "precision": train.precision,
+            "wire": train.reduction.wire,
         },
     });
     leave_out_defaults(&mut trajectory);
@@ -60,6 +62,8 @@ fn leave_out_defaults(trajectory: &mut Value) {
         ("/diffusion/snr_gamma", json!(0.0)),
         ("/diffusion/offset_noise", json!(0.0)),
         ("/train/slot_dropout", json!(0.0)),
+        ("/train/precision", json!("fp32")),
+        ("/train/wire", json!("fp32")),
     ];
     for (pointer, default) in later {
         if trajectory.pointer(pointer) == Some(&default)
@@ -92,6 +96,8 @@ mod tests {
             "train.global_batch=64",
             "train.steps=10",
             "train.slot_dropout=0.1",
+            "train.precision=bf16",
+            "train.reduction.wire=bf16",
             "model.slot_attention.slots=5",
             "model.slot_attention.start=k-means",
             "model.slot_attention.position_embedding=fourier",
@@ -108,6 +114,10 @@ mod tests {
             "checkpoint.every_steps=7",
             "train.log_every=1",
             "train.micro_batch=2",
+            "train.reduction.bucket_mib=4",
+            "train.not_finite=skip",
+            "cluster.device=cpu",
+            "cluster.collective=nccl",
             "evaluate.sampler=dpm-solver++",
             "model.unet.gradient_checkpointing=true",
         ] {

@@ -159,7 +159,7 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
              attend (6) must be multiples of 4",
         ),
         ("autoencoder.sha256=beef", "autoencoder.sha256 = \"beef\" is out of range: 64 hexadecimal digits"),
-        ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\" or \"mpi\" for 2 workers"),
+        ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\", \"mpi\" or \"nccl\" for 2 workers"),
     ];
     for (assignment, expected) in cases {
         let message = load(&[assignment]).unwrap_err();

@@ -16,7 +16,7 @@ mod train;
 pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
-pub use cluster::{ClusterConfig, CollectiveKind, LauncherKind, SlurmConfig};
+pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
 pub use data::{DataConfig, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;
@@ -24,7 +24,10 @@ pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
     SlotInitialisation, UnetConfig,
 };
-pub use train::{CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, OptimizerConfig, Sampler, TrainConfig};
+pub use train::{
+    CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision, ReductionConfig,
+    Sampler, TrainConfig, Wire,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -32,12 +32,79 @@ pub struct TrainConfig {
     /// Salimans 2022). 0 for never, as in the paper.
     #[serde(default)]
     pub slot_dropout: f64,
+    /// In what numbers the networks compute.
+    #[serde(default)]
+    pub precision: Precision,
+    /// What happens when the gradients of a step are no numbers.
+    #[serde(default)]
+    pub not_finite: NotFinitePolicy,
+    /// `[train.reduction]`: how gradients are summed over the workers.
+    #[serde(default)]
+    pub reduction: ReductionConfig,
     /// Steps between metric records.
     #[serde(default = "defaults::log_every")]
     pub log_every: u64,
     /// Steps between picture grids in TensorBoard; 0 for none.
     #[serde(default)]
     pub picture_every: u64,
+}
+
+/// In what numbers the networks compute. Weights, their gradients and the optimizer's state are f32 in any case, as are the softmax over
+/// the slots, the normalisation over the tokens, the noise schedule and the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    Fp32,
+    /// f32, with the products of matrices and convolutions on the tensor cores of a GPU, which drop 13 of the 23 bits of their inputs.
+    Tf32,
+    /// Products of matrices, convolutions and attention in bf16 (autocast).
+    Bf16,
+}
+
+/// What happens when the gradients of a step are no numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NotFinitePolicy {
+    /// The run ends and names the step; the checkpoints before it stay.
+    #[default]
+    Stop,
+    /// The step changes nothing, and training goes on with the next.
+    Skip,
+    /// Training goes back to the newest checkpoint and tries the steps since with other noise, as often as `cluster.max_restarts` says
+    /// without a new checkpoint in between.
+    Back,
+}
+
+/// `[train.reduction]`: how gradients are summed over the workers. They travel in buckets, the last layers' first, while the gradients
+/// of the layers before are still being computed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReductionConfig {
+    /// MiB of gradients per bucket.
+    pub bucket_mib: f64,
+    /// MiB of the first bucket: the smaller, the earlier the first bytes travel.
+    pub first_bucket_mib: f64,
+    /// In what numbers gradients travel and are summed.
+    pub wire: Wire,
+}
+
+impl Default for ReductionConfig {
+    fn default() -> Self {
+        Self { bucket_mib: 25.0, first_bucket_mib: 1.0, wire: Wire::Fp32 }
+    }
+}
+
+/// In what numbers gradients travel and are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wire {
+    /// As they are.
+    #[default]
+    Fp32,
+    /// Rounded to bf16: half the bytes, and 8 bits of each sum.
+    Bf16,
 }
 
 /// `[train.groups]`: one entry per module group.

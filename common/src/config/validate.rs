@@ -184,6 +184,8 @@ fn train(train: &TrainConfig) -> Checked {
     at_least("train.global_batch", train.global_batch, 1)?;
     at_least("train.micro_batch", train.micro_batch.unwrap_or(1), 1)?;
     at_least("train.log_every", train.log_every, 1)?;
+    positive("train.reduction.bucket_mib", train.reduction.bucket_mib)?;
+    positive("train.reduction.first_bucket_mib", train.reduction.first_bucket_mib)?;
     let groups = &train.groups;
     not_negative("train.groups.backbone.learning_rate", groups.backbone.learning_rate)?;
     not_negative("train.groups.slot_attention.learning_rate", groups.slot_attention.learning_rate)?;
@@ -203,7 +205,7 @@ fn batches(config: &Config) -> Checked {
     let cluster = &config.cluster;
     let workers = cluster.nodes.saturating_mul(cluster.workers_per_node);
     let alone = workers == 1 || cluster.collective != CollectiveKind::Solo;
-    require(alone, "cluster.collective", "\"solo\"", format!("\"auto\" or \"mpi\" for {workers} workers"))?;
+    require(alone, "cluster.collective", "\"solo\"", format!("\"auto\", \"mpi\" or \"nccl\" for {workers} workers"))?;
     let allowed = format!("at least one for each of the {workers} workers (cluster.nodes * cluster.workers_per_node)");
     let (train, autoencoder) = (config.train.global_batch, config.autoencoder.train.global_batch);
     require(train >= workers, "train.global_batch", train, &allowed)?;

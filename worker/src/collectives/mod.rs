@@ -72,7 +72,7 @@ pub fn connect(kind: CollectiveKind, place: Place) -> Result<Box<dyn Collective>
     match kind {
         CollectiveKind::Auto | CollectiveKind::Solo if place.world == 1 => Ok(Box::new(Solo)),
         CollectiveKind::Solo => Err(CollectiveError::SoloWorld { world: place.world }),
-        CollectiveKind::Auto | CollectiveKind::Mpi => connect_mpi(place),
+        CollectiveKind::Auto | CollectiveKind::Mpi | CollectiveKind::Nccl => connect_mpi(place),
     }
 }
 
