@@ -8,11 +8,14 @@ use common::config::{Config, load};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
-use worker::collectives::Solo;
+use worker::collectives::Communicator;
 use worker::data::Batch;
-use worker::model::{Autoencoder, Initial, LatentSlotDiffusion, Module, Sizes, weights};
-use worker::training::random::{Draws, Purpose};
+use worker::model::{Autoencoder, Initial, LatentSlotDiffusion, Mixed, Module, Sizes, weights};
+use worker::training::laps::Laps;
+use worker::training::noise::NoiseRecipe;
+use worker::training::reduction::Reducer;
 use worker::training::step::{StepRecipe, TrainingState};
 
 /// Optimizer steps of the comparison.
@@ -98,7 +101,7 @@ impl Networks {
         let features = model.backbone.forward(&input("images")?);
         let slots = model.slot_attention.forward(&features, &model.slot_attention.initial_slots(&input("slot_noise")?));
         let prediction = model.unet.forward(&input("noisy")?, &input("timesteps")?, &slots.conditioning);
-        model.backward(&prediction.mse_loss(&input("target")?, Reduction::Mean));
+        model.backward(&prediction.mse_loss(&input("target")?, Reduction::Mean), Mixed::FULL);
         let moments = autoencoder.encode_moments(&input("images")?);
         let decoded = autoencoder.decode(&input("latents")?);
         (moments.square().mean(kind) + decoded.square().mean(kind)).backward();
@@ -119,11 +122,10 @@ impl Networks {
 /// changed.
 fn train(model: LatentSlotDiffusion, config: &Config, inputs: &BTreeMap<String, Tensor>) -> Result<(Named, Named)> {
     let column = |name: &str| inputs.get(name).map(Tensor::shallow_clone).with_context(|| format!("no {name}"));
-    let mut batch = Batch { step: 0, images: column("pixels")?, moments: column("moments")? };
-    let rows = 0..batch.images.size()[0] as usize;
-    let size = batch.moments.size();
-    let (latent, slots) = ([size[1] / 2, size[2], size[3]], model.slot_attention.slots_shape());
-    let (source, mut draws) = (Draws::new(config.run.seed), Vec::new());
+    let (source, mut draws) = (NoiseRecipe::new(config), Vec::new());
+    let images = column("pixels")?;
+    let rows = 0..images.size()[0] as usize;
+    let mut batch = Batch { step: 0, images, moments: column("moments")?, noise: source.draw(0, &rows, 0) };
     // In f32, as they came from their files: the largest networks just fit into memory.
     let before = |module: &Module| named(module, "change", |tensor| tensor.to_kind(Kind::Float)).collect::<Vec<_>>();
     let before: Vec<_> = model.modules.iter().flat_map(before).collect();
@@ -131,14 +133,15 @@ fn train(model: LatentSlotDiffusion, config: &Config, inputs: &BTreeMap<String, 
     let mut config = config.clone();
     config.train.global_batch = rows.len();
     let recipe = StepRecipe::new(&config, 1.0, Device::Cpu);
+    let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
     for step in 0..STEPS {
-        batch.step = step;
-        recipe.run(&mut state, &batch, rows.clone(), false, &mut Solo)?;
-        let mut note = |name: &str, tensor| draws.push((format!("{step}/{name}"), tensor));
-        note("posterior_noise", source.normal(step, Purpose::PosteriorNoise, rows.clone(), &latent));
-        note("noise", source.normal(step, Purpose::DiffusionNoise, rows.clone(), &latent));
-        note("slot_noise", source.normal(step, Purpose::InitialSlots, rows.clone(), &slots));
-        note("timesteps", source.integers(step, Purpose::Timesteps, rows.clone(), config.diffusion.timesteps));
+        (batch.step, batch.noise) = (step, source.draw(step, &rows, 0));
+        recipe.run(&mut state, &batch, false, &reducer, &mut Laps::default())?;
+        let mut note = |name: &str, tensor: &Tensor| draws.push((format!("{step}/{name}"), tensor.shallow_clone()));
+        note("posterior_noise", &batch.noise.posterior);
+        note("noise", &batch.noise.diffusion);
+        note("slot_noise", &batch.noise.slots);
+        note("timesteps", &batch.noise.timesteps);
     }
     let after = state.model.modules.iter().flat_map(|module| named(module, "change", Tensor::detach));
     let changes = after.zip(before).map(|((name, mut tensor), (_, before))| (name, tensor.g_sub_(&before)));

@@ -6,11 +6,15 @@ use anyhow::{Context, Result};
 use common::config::load;
 use std::io::BufRead;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
-use worker::collectives::Solo;
+use worker::collectives::Communicator;
 use worker::data::Batch;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
+use worker::training::laps::Laps;
+use worker::training::noise::NoiseRecipe;
+use worker::training::reduction::Reducer;
 use worker::training::step::{StepRecipe, TrainingState};
 
 fn main() -> Result<()> {
@@ -27,8 +31,11 @@ fn main() -> Result<()> {
     let model = LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(1), Device::Cpu);
     let mut state = TrainingState::new(model, &config)?;
     let recipe = StepRecipe::new(&config, 1.0, Device::Cpu);
+    let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
+    let noise = NoiseRecipe::new(&config);
     let mut data = Batch {
         step: 0,
+        noise: noise.draw(0, &(0..batch as usize), 0),
         images: Tensor::randint(256, [batch, sizes.resolution, sizes.resolution, 3], (Kind::Uint8, Device::Cpu)),
         moments: Tensor::randn([batch, 2 * sizes.latent_channels, sizes.latent_side, sizes.latent_side], (Kind::Half, Device::Cpu)),
     };
@@ -36,7 +43,9 @@ fn main() -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         line?;
         let start = Instant::now();
-        let outcome = recipe.run(&mut state, &data, 0..batch as usize, false, &mut Solo)?;
+        // The peer draws its noise in the step, so ours counts too.
+        data.noise = noise.draw(data.step, &(0..batch as usize), 0);
+        let outcome = recipe.run(&mut state, &data, false, &reducer, &mut Laps::default())?;
         // Reading the loss ends the step, as in the peer.
         let loss = outcome.loss.double_value(&[]);
         println!("{}", start.elapsed().as_secs_f64());

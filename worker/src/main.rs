@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::collectives::{self, Watched};
+use worker::collectives::{self, Collective, Communicator};
 use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
@@ -77,14 +77,16 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
 fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
     set_threads(&config);
     reporter.enter(Phase::Connecting);
-    let collective = match collectives::connect(config.cluster.collective, place) {
-        Ok(collective) => Box::new(Watched::new(collective, reporter.activity().clone())),
+    let kind = config.cluster.collective;
+    let collective = match Communicator::start(move || collectives::connect(kind, place), reporter.activity().clone()) {
+        Ok(collective) => collective,
         Err(error) => return fail(&anyhow::Error::new(error), &reporter),
     };
     reporter.enter(Phase::Starting);
     let job_dir = run.job_dir(job);
     let (runtime, device) = (runtime.handle().clone(), tch::Device::Cpu);
-    let mut context = JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device };
+    let mut context =
+        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile: 0 };
     tracing::info!(
         rank = place.rank,
         world = place.world,

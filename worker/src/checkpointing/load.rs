@@ -5,48 +5,67 @@ use super::{CheckpointingError, Identity};
 use crate::collectives::Collective;
 use crate::model::LatentSlotDiffusion;
 use crate::model::weights::from_safetensors;
+use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
 use common::checkpoint::{CheckpointStore, Manifest};
 use common::official::weights_part;
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use tokio::runtime::Handle;
 
 /// Where a run goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// Steps done, 0 for a fresh start.
     pub step: u64,
+    /// Whether there was a checkpoint.
+    pub found: bool,
+    /// Steps with other noise than the first choice.
+    pub detours: Detours,
 }
 
-/// Brings all workers to the newest checkpoint that verifies, or to rank 0's initial state when there is none.
-///
-/// # Errors
-/// On rank 0: a store that fails, or a checkpoint of another run, another configuration, other data or other networks; then nothing has
-/// changed. On every rank: a failure of the collective.
-pub fn restore(
-    store: &CheckpointStore,
-    identity: &Identity,
-    state: &TrainingState,
-    collective: &mut dyn Collective,
-    runtime: &Handle,
-) -> Result<Restored, CheckpointingError> {
-    let mut step = 0;
-    if collective.rank() == 0
-        && let Some(manifest) = newest(store, runtime)?
-    {
-        identity.check(store.url(), &manifest)?;
-        let snapshot = Snapshot::room(state);
-        snapshot.fill(|name| read_part(store, &manifest, name, runtime))?;
-        snapshot.apply(state);
-        step = manifest.step;
+/// Brings workers to the newest checkpoint of their run.
+pub struct Restorer {
+    store: CheckpointStore,
+    identity: Identity,
+    runtime: Handle,
+}
+
+impl Restorer {
+    /// From the checkpoints in `store`, if they are those of `identity`.
+    pub fn new(store: CheckpointStore, identity: Identity, runtime: Handle) -> Self {
+        Self { store, identity, runtime }
     }
-    let step = agree(step, collective)?;
-    for flat in state.flat() {
-        collective.broadcast(&flat, 0)?;
+
+    /// Brings all workers to the newest checkpoint that verifies, or to rank 0's present state when there is none.
+    ///
+    /// # Errors
+    /// On rank 0: a store that fails, or a checkpoint of another run, another configuration, other data or other networks; then nothing
+    /// has changed. On every rank: a failure of the collective.
+    pub fn restore(&self, state: &TrainingState, collective: &mut dyn Collective) -> Result<Restored, CheckpointingError> {
+        let Self { store, identity, runtime } = self;
+        let (mut numbers, mut detours) = ([0, 0], Vec::new());
+        if collective.rank() == 0
+            && let Some(manifest) = newest(store, runtime)?
+        {
+            identity.check(store.url(), &manifest)?;
+            let snapshot = Snapshot::room(state);
+            snapshot.fill(|name| read_part(store, &manifest, name, runtime))?;
+            snapshot.apply(state);
+            detours = manifest.extra.get("detours").map(|detours| detours.to_string().into_bytes()).unwrap_or_default();
+            numbers = [manifest.step as i64 + 1, detours.len() as i64];
+        }
+        let [next, length] = share(&numbers, collective)?[..] else { return Err(CheckpointingError::Garbled) };
+        for flat in state.flat() {
+            collective.broadcast(&flat, 0)?;
+        }
+        detours.resize(length.unsigned_abs() as usize, 0);
+        let numbers: Vec<i64> = detours.iter().map(|byte| i64::from(*byte)).collect();
+        let bytes: Vec<u8> = share(&numbers, collective)?.iter().map(|number| *number as u8).collect();
+        let detours = if bytes.is_empty() { Detours::default() } else { serde_json::from_slice(&bytes)? };
+        Ok(Restored { step: next.saturating_sub(1).max(0).unsigned_abs(), found: next > 0, detours })
     }
-    Ok(Restored { step })
 }
 
 /// Loads the networks' weights from the newest checkpoint that verifies: their moving average if `average` and if there is one. Every
@@ -97,7 +116,14 @@ fn read_part(store: &CheckpointStore, manifest: &Manifest, name: &str, runtime: 
 
 /// Rank 0's number, on every rank.
 fn agree(number: u64, collective: &mut dyn Collective) -> Result<u64, CheckpointingError> {
-    let shared = Tensor::from_slice(&[number as i64]).to_kind(Kind::Int64);
-    collective.broadcast(&shared, 0)?;
-    Ok(shared.int64_value(&[0]) as u64)
+    Ok(share(&[number as i64], collective)?.first().map_or(number, |number| number.unsigned_abs()))
+}
+
+/// Rank 0's numbers, on every rank.
+fn share(numbers: &[i64], collective: &mut dyn Collective) -> Result<Vec<i64>, CheckpointingError> {
+    let shared = Tensor::from_slice(numbers);
+    if !numbers.is_empty() {
+        collective.broadcast(&shared, 0)?;
+    }
+    Ok((0..numbers.len() as i64).map(|index| shared.int64_value(&[index])).collect())
 }

@@ -7,7 +7,7 @@ mod load;
 mod parts;
 mod save;
 
-pub use load::{Restored, load_weights, restore};
+pub use load::{Restored, Restorer, load_weights};
 pub use save::Saver;
 
 use common::checkpoint::{CheckpointError, CheckpointStore, Manifest};
@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::collectives::CollectiveError;
 use crate::model::weights::WeightsError;
+use crate::training::detours::Detours;
 
 /// Why a checkpoint could not be saved or used.
 #[derive(Debug, Error)]
@@ -68,6 +69,12 @@ pub enum CheckpointingError {
     /// The workers could not agree.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// What rank 0 has sent makes no sense.
+    #[error("rank 0 has sent something else than the state of a checkpoint; do all workers run the same program?")]
+    Garbled,
+    /// The detours of a checkpoint cannot be read.
+    #[error("the checkpoint's detours cannot be read: {0}")]
+    Detours(#[from] serde_json::Error),
     /// The writing thread could not be started or has ended early.
     #[error("the checkpoint writer stopped: {0}")]
     Writer(String),
@@ -109,7 +116,15 @@ impl Identity {
     }
 
     /// The manifest of a checkpoint after `step` steps, parts still to come. The sampler's whole state is its position.
-    fn manifest(&self, step: u64) -> Manifest {
+    fn manifest(&self, step: u64, detours: &Detours) -> Manifest {
+        let mut extra = json!({
+            "seed": self.seed,
+            "position": step * self.global_batch as u64,
+            "scaling_factor": self.scaling_factor,
+        });
+        if *detours != Detours::default() {
+            extra["detours"] = json!(detours);
+        }
         Manifest {
             version: common::checkpoint::VERSION,
             run_id: self.run_id.clone(),
@@ -119,11 +134,7 @@ impl Identity {
             config_hash: self.config_hash.clone(),
             data_fingerprint: self.data_fingerprint.clone(),
             parts: Vec::new(),
-            extra: json!({
-                "seed": self.seed,
-                "position": step * self.global_batch as u64,
-                "scaling_factor": self.scaling_factor,
-            }),
+            extra,
         }
     }
 

@@ -3,8 +3,9 @@
 use super::parts::Snapshot;
 use super::{CheckpointingError, Identity};
 use crate::jobs::Reporter;
+use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
-use common::checkpoint::CheckpointStore;
+use common::checkpoint::{CheckpointStore, Manifest};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::runtime::Handle;
@@ -36,12 +37,12 @@ impl Saver {
     ///
     /// # Errors
     /// The failure of the save before, or no thread.
-    pub fn save(&mut self, state: &TrainingState, step: u64) -> Result<(), CheckpointingError> {
+    pub fn save(&mut self, state: &TrainingState, step: u64, detours: &Detours) -> Result<(), CheckpointingError> {
         let asked = Instant::now();
         self.wait()?;
-        let (snapshot, job) = (Snapshot::take(state), self.job.clone());
+        let (snapshot, job, manifest) = (Snapshot::take(state), self.job.clone(), self.job.identity.manifest(step, detours));
         let thread = std::thread::Builder::new().name("checkpoint".into());
-        let writer = thread.spawn(move || job.write(&snapshot, step, asked));
+        let writer = thread.spawn(move || job.write(&snapshot, manifest, asked));
         self.pending = Some(writer.map_err(|error| CheckpointingError::Writer(error.to_string()))?);
         Ok(())
     }
@@ -66,8 +67,8 @@ impl Drop for Saver {
 }
 
 impl WriteJob {
-    fn write(&self, snapshot: &Snapshot, step: u64, asked: Instant) -> Result<(), CheckpointingError> {
-        let mut manifest = self.identity.manifest(step);
+    fn write(&self, snapshot: &Snapshot, mut manifest: Manifest, asked: Instant) -> Result<(), CheckpointingError> {
+        let step = manifest.step;
         let parts = snapshot.parts()?;
         self.runtime.block_on(async {
             let attempt = self.store.begin(step, manifest.generation)?;

@@ -1,6 +1,6 @@
 //! Workers as threads of one process, for tests: sums in rank order, checks that all ranks call the same operation.
 
-use super::{Collective, CollectiveError, check_root, check_tensor};
+use super::{Aborter, Collective, CollectiveError, check_root, check_tensor};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tch::{Tensor, no_grad};
 
@@ -113,9 +113,12 @@ impl Collective for InProcess {
         self.exchange("barrier", &Tensor::zeros([0], (tch::Kind::Float, tch::Device::Cpu))).map(|_| ())
     }
 
-    fn abort(&mut self, _exit_code: u8) {
-        self.room.exchange.lock().unwrap_or_else(PoisonError::into_inner).aborted = true;
-        self.room.changed.notify_all();
+    fn aborter(&self) -> Aborter {
+        let room = self.room.clone();
+        Arc::new(move |_| {
+            room.exchange.lock().unwrap_or_else(PoisonError::into_inner).aborted = true;
+            room.changed.notify_all();
+        })
     }
 }
 

@@ -1,27 +1,29 @@
 //! What workers do together: sum, broadcast, wait, give up. One trait; backends for one worker, for threads (tests) and for MPI.
 //!
-//! Every worker calls the same operations in the same order with tensors of the same size, from one thread.
+//! Every worker calls the same operations in the same order with tensors of the same size, from one thread: that of the
+//! [`Communicator`], through which jobs reach a backend.
 
+mod communicator;
 mod in_process;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod solo;
-mod watched;
 
+pub use communicator::{Communicator, Submitter, Ticket};
 pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use solo::Solo;
-pub use watched::Watched;
 
 use common::config::CollectiveKind;
 use common::place::Place;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 use thiserror::Error;
 
 /// Operations among all workers of a generation.
 ///
-/// Tensors are contiguous, on the CPU, of kind f32, f64 or i64, and are changed in place. Sums are formed in one fixed order, so the
+/// Tensors are contiguous, of kind f32, f64, bf16 or i64, and are changed in place. MPI and threads take tensors on the CPU. Sums are formed in one fixed order, so the
 /// same inputs give the same bits on every worker and in every run.
 pub trait Collective: Send {
     /// This worker's rank.
@@ -42,9 +44,7 @@ pub trait Collective: Send {
     /// Those of [`Collective::all_reduce_sum`].
     fn all_reduce_mean(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
         self.all_reduce_sum(tensor)?;
-        if self.world() > 1 {
-            let _ = tch::no_grad(|| tensor.shallow_clone().g_div_scalar_(self.world() as f64));
-        }
+        let _ = tch::no_grad(|| tensor.shallow_clone().g_div_scalar_(self.world() as f64));
         Ok(())
     }
 
@@ -60,9 +60,18 @@ pub trait Collective: Send {
     /// A failure of the transport.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
+    /// What tells the other workers not to wait for this one any longer.
+    fn aborter(&self) -> Aborter;
+
     /// Tells the other workers not to wait for this one any longer. With MPI this ends all processes with `exit_code`.
-    fn abort(&mut self, exit_code: u8);
+    fn abort(&self, exit_code: u8) {
+        self.aborter()(exit_code);
+    }
 }
+
+/// Tells the other workers not to wait for this one any longer, and why by an exit code; from any thread, also while another one is
+/// inside of the backend.
+pub type Aborter = Arc<dyn Fn(u8) + Send + Sync>;
 
 /// Connects the workers by the configured means: `auto` is solo for one worker and MPI for more.
 ///
@@ -160,8 +169,8 @@ pub enum CollectiveError {
 
 /// Checks what every backend demands of a tensor.
 fn check_tensor(operation: &'static str, tensor: &Tensor) -> Result<(), CollectiveError> {
-    let problem = if !matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::Int64) {
-        "only f32, f64 and i64 are supported"
+    let problem = if !matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Int64) {
+        "only f32, f64, bf16 and i64 are supported"
     } else if tensor.device() != tch::Device::Cpu {
         "it is not on the CPU"
     } else if !tensor.is_contiguous() {

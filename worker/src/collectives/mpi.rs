@@ -5,13 +5,15 @@
 
 #![allow(unsafe_code)]
 
-use super::{Collective, CollectiveError, check_root, check_tensor};
+use super::{Aborter, Collective, CollectiveError, check_root, check_tensor};
 use common::place::Place;
+use half::bf16;
 use mpi::environment::Universe;
-use mpi::ffi::{self, MPI_Comm, MPI_Datatype};
+use mpi::ffi::{self, MPI_Comm, MPI_Datatype, MPI_Op};
 use mpi::topology::Communicator;
 use mpi::traits::AsRaw;
 use std::os::raw::{c_int, c_void};
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Bytes per MPI call.
@@ -24,6 +26,8 @@ pub struct Mpi {
     world: usize,
     /// Source of the chunk that is being summed: `MPI_IN_PLACE` is no constant that all MPI libraries share.
     scratch: Vec<u8>,
+    /// The sum of bf16, which MPI has no type for, as an `ffi::MPI_Op` that is carried between threads.
+    sum_bf16: c_int,
 }
 
 impl Mpi {
@@ -46,11 +50,42 @@ impl Mpi {
         if (rank, world) != (place.rank, place.world) {
             return Err(CollectiveError::WrongPlace { rank: place.rank, world: place.world, mpi_rank: rank, mpi_world: world });
         }
-        Ok(Self { universe, rank, world, scratch: vec![0; CHUNK] })
+        Ok(Self { universe, rank, world, scratch: vec![0; CHUNK], sum_bf16: create_sum_bf16()? })
     }
 
     fn communicator(&self) -> MPI_Comm {
         self.universe.world().as_raw()
+    }
+
+    /// MPI's sum for the elements of a tensor.
+    fn sum(&self, tensor: &Tensor) -> MPI_Op {
+        // SAFETY: the first is a handle that `create_sum_bf16` has made, the other a constant of the MPI library.
+        unsafe { if tensor.kind() == Kind::BFloat16 { ffi::RSMPI_Op_f2c(self.sum_bf16) } else { ffi::RSMPI_SUM } }
+    }
+}
+
+/// Registers the sum of bf16 numbers, of which MPI only knows that they are 16 bits wide.
+fn create_sum_bf16() -> Result<c_int, CollectiveError> {
+    let mut operation = std::mem::MaybeUninit::<MPI_Op>::uninit();
+    // SAFETY: MPI is initialised, and `add_bf16` is a function of MPI's signature that does not unwind; after success `operation` is set.
+    unsafe {
+        check("MPI_Op_create", ffi::MPI_Op_create(Some(add_bf16), 1, operation.as_mut_ptr()))?;
+        Ok(ffi::RSMPI_Op_c2f(operation.assume_init()))
+    }
+}
+
+/// `sums[i] += addends[i]`, in f32 and rounded once.
+///
+/// # Safety
+/// As MPI calls it: both point at `*length` elements of 16 bits each, which do not overlap.
+unsafe extern "C" fn add_bf16(addends: *mut c_void, sums: *mut c_void, length: *mut c_int, _: *mut MPI_Datatype) {
+    // SAFETY: the caller's promise.
+    let (addends, sums) = unsafe {
+        let length = usize::try_from(*length).unwrap_or_default();
+        (std::slice::from_raw_parts(addends.cast::<bf16>(), length), std::slice::from_raw_parts_mut(sums.cast::<bf16>(), length))
+    };
+    for (sum, addend) in sums.iter_mut().zip(addends) {
+        *sum = bf16::from_f32(sum.to_f32() + addend.to_f32());
     }
 }
 
@@ -67,6 +102,7 @@ fn datatype(tensor: &Tensor) -> MPI_Datatype {
         match tensor.kind() {
             Kind::Double => ffi::RSMPI_DOUBLE,
             Kind::Int64 => ffi::RSMPI_INT64_T,
+            Kind::BFloat16 => ffi::RSMPI_UINT16_T,
             _ => ffi::RSMPI_FLOAT,
         }
     }
@@ -96,13 +132,14 @@ impl Collective for Mpi {
     fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
         check_tensor("all_reduce", tensor)?;
         let (communicator, datatype, element) = (self.communicator(), datatype(tensor), tensor.kind().elt_size_in_bytes());
+        let sum = self.sum(tensor);
         for (chunk, count) in chunks(tensor) {
             // SAFETY: `chunk` points at `count` elements of a contiguous CPU tensor that outlives this call and that no other thread
             // uses meanwhile; `scratch` holds at least one chunk and is other memory.
             let code = unsafe {
                 std::ptr::copy_nonoverlapping(chunk, self.scratch.as_mut_ptr(), count * element);
                 let source = self.scratch.as_ptr().cast::<c_void>();
-                ffi::MPI_Allreduce(source, chunk.cast(), count as c_int, datatype, ffi::RSMPI_SUM, communicator)
+                ffi::MPI_Allreduce(source, chunk.cast(), count as c_int, datatype, sum, communicator)
             };
             check("all_reduce", code)?;
         }
@@ -126,8 +163,8 @@ impl Collective for Mpi {
         check("barrier", unsafe { ffi::MPI_Barrier(self.communicator()) })
     }
 
-    fn abort(&mut self, exit_code: u8) {
-        abort_all(exit_code);
+    fn aborter(&self) -> Aborter {
+        Arc::new(abort_all)
     }
 }
 
@@ -159,7 +196,7 @@ mod tests {
         let rank = mpi.rank() as f64;
         // More than one chunk, and a last chunk that is not full.
         let length = (CHUNK / 4) as i64 + 1000;
-        for (kind, length) in [(Kind::Float, length), (Kind::Double, 7), (Kind::Int64, 3)] {
+        for (kind, length) in [(Kind::Float, length), (Kind::Double, 7), (Kind::Int64, 3), (Kind::BFloat16, 100)] {
             let ramp = Tensor::arange(length, (kind, tch::Device::Cpu));
             let tensor = (&ramp + rank).to_kind(kind);
             mpi.all_reduce_sum(&tensor).unwrap();

@@ -1,6 +1,8 @@
 //! Batches in the order of the sampler, fetched and verified ahead of the step that needs them, mirrored where chance has it.
 
 use super::{DataError, MOMENTS, MOMENTS_FLIPPED};
+use crate::training::detours::Detours;
+use crate::training::noise::{NoiseRecipe, StepNoise};
 use crate::training::random::{Draws, Purpose};
 use common::config::Config;
 use common::sampler::{SampleOrder, rank_positions};
@@ -8,11 +10,11 @@ use common::shards::{DType, Dataset};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// One worker's part of a global batch, on the CPU.
+/// One worker's part of a global batch.
 #[derive(Debug)]
 pub struct Batch {
     /// The step it belongs to.
@@ -21,13 +23,30 @@ pub struct Batch {
     pub images: Tensor,
     /// Posterior moments f16 [B, 2 C, h, w]: mean, then log-variance.
     pub moments: Tensor,
+    /// What chance has decided for the step.
+    pub noise: StepNoise,
 }
 
 impl Batch {
     /// Some of its rows, without a copy.
     pub fn part(&self, rows: &Range<usize>) -> Self {
-        let part = |tensor: &Tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64);
-        Self { step: self.step, images: part(&self.images), moments: part(&self.moments) }
+        self.map(|tensor| tensor.narrow(0, rows.start as i64, rows.len() as i64))
+    }
+
+    /// The same with every tensor changed by `change`.
+    pub fn map(&self, change: impl Fn(&Tensor) -> Tensor) -> Self {
+        let (images, moments) = (change(&self.images), change(&self.moments));
+        Self { step: self.step, images, moments, noise: self.noise.map(change) }
+    }
+
+    /// On `device`.
+    pub fn to_device(&self, device: Device) -> Self {
+        self.map(|tensor| tensor.to_device(device))
+    }
+
+    /// Number of images B.
+    pub fn rows(&self) -> usize {
+        self.images.size().first().map_or(0, |rows| rows.unsigned_abs() as usize)
     }
 }
 
@@ -47,6 +66,31 @@ impl Slice {
     pub fn rows(&self) -> Range<usize> {
         let rows = rank_positions(0, self.global_batch as u64, self.rank as u64, self.world as u64);
         rows.start as usize..rows.end as usize
+    }
+}
+
+/// Where the batches of a run come from.
+pub struct Supply {
+    config: Config,
+    url: String,
+    dataset: Arc<Dataset>,
+    slice: Slice,
+    runtime: Handle,
+}
+
+impl Supply {
+    /// The worker's `slice` of every global batch of `dataset`, which lies at `url`.
+    pub fn new(config: &Config, url: &str, dataset: Arc<Dataset>, slice: Slice, runtime: &Handle) -> Self {
+        Self { config: config.clone(), url: url.into(), dataset, slice, runtime: runtime.clone() }
+    }
+
+    /// The batches from step `first` to the last, with the noise of `detours` where there are any.
+    ///
+    /// # Errors
+    /// Those of [`Loader::start`].
+    pub fn from(&self, first: u64, detours: &Detours) -> Result<Loader, DataError> {
+        let steps = first..self.config.train.steps;
+        Loader::start(&self.config, &self.url, self.dataset.clone(), self.slice, steps, detours, &self.runtime)
     }
 }
 
@@ -70,10 +114,12 @@ struct Source {
     moments_shape: [i64; 3],
     /// Present if samples are mirrored at random.
     flips: Option<Draws>,
+    noise: NoiseRecipe,
+    detours: Detours,
 }
 
 impl Loader {
-    /// Starts to fetch the batches of the steps `first..end`. `url` is for messages.
+    /// Starts to fetch the batches of the steps `first..end`, with the noise of `detours` where there are any. `url` is for messages.
     ///
     /// # Errors
     /// Fewer samples than one global batch, fewer samples in a batch than workers, or a data set of another kind or without
@@ -84,6 +130,7 @@ impl Loader {
         dataset: Arc<Dataset>,
         slice: Slice,
         steps: Range<u64>,
+        detours: &Detours,
         runtime: &Handle,
     ) -> Result<Self, DataError> {
         let Slice { global_batch, world, .. } = slice;
@@ -109,7 +156,8 @@ impl Loader {
         let order = SampleOrder::new(config.run.seed, &dataset.manifest().shard_rows(), config.data.shuffle_window)
             .map_err(|source| DataError::Empty { url: url.into(), source })?;
         let flips = config.data.flip.then(|| Draws::new(config.run.seed));
-        let source = Arc::new(Source { dataset, order, slice, image_shape, moments_shape, flips });
+        let (noise, detours) = (NoiseRecipe::new(config), detours.clone());
+        let source = Arc::new(Source { dataset, order, slice, image_shape, moments_shape, flips, noise, detours });
         let mut loader = Self {
             source,
             runtime: runtime.clone(),
@@ -151,6 +199,8 @@ impl Drop for Loader {
 impl Source {
     async fn batch(&self, step: u64) -> Result<Batch, DataError> {
         let Slice { global_batch, rank, world } = self.slice;
+        let (noise, part, detour) = (self.noise.clone(), self.slice.rows(), self.detours.of(step));
+        let noise = tokio::task::spawn_blocking(move || noise.draw(step, &part, detour));
         let rows = self.order.samples(rank_positions(step, global_batch as u64, rank as u64, world as u64));
         let flipped = self.flips.map(|draws| draws.chances(step, Purpose::Flip, self.slice.rows(), 0.5));
         let images = self.dataset.read_rows("image", &rows).await?;
@@ -164,6 +214,7 @@ impl Source {
             step,
             images: flipped.map_or_else(|| images.shallow_clone(), |flipped| mirror(&images, &flipped)),
             moments: tensor(&moments, self.moments_shape, Kind::Half),
+            noise: noise.await?,
         })
     }
 

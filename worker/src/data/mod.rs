@@ -6,7 +6,7 @@ mod loader;
 
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
-pub use loader::{Batch, Loader, Slice};
+pub use loader::{Batch, Loader, Slice, Supply};
 
 use common::sampler::NoRows;
 use common::shards::{Dataset, ShardError};

@@ -62,7 +62,7 @@ impl NoiseSchedule {
     pub fn loss(&self, prediction: &Tensor, target: &Tensor, timesteps: &Tensor) -> Tensor {
         match &self.weights {
             None => prediction.mse_loss(target, Reduction::Mean),
-            Some(weights) => (prediction.mse_loss(target, Reduction::None) * per_image(weights, timesteps)).mean(Kind::Float),
+            Some(weights) => (prediction.mse_loss(target, Reduction::None) * per_image(weights, timesteps)).mean(None::<Kind>),
         }
     }
 

@@ -4,9 +4,10 @@
 //! error plus a slight pull of the posterior towards the unit Gaussian.
 
 use super::{BadInput, JobContext};
+use crate::collectives::Collective;
 use crate::data::{Images, to_unit_range};
 use crate::model::{Autoencoder, Initial, weights};
-use crate::training::optimizer::{AdamW, clip_factor};
+use crate::training::optimizer::{AdamW, clip};
 use crate::training::parameters::{FlatParameters, Group};
 use crate::training::random::{Draws, Purpose};
 use crate::training::schedule::LearningRate;
@@ -200,8 +201,8 @@ impl Training {
             let _ = passengers.get(1).fill_(f64::from(u8::from(context.stop.requested())));
         });
         context.collective.all_reduce_sum(self.parameters.reduced())?;
-        let (_, scale) = clip_factor(&self.parameters.gradients(), CLIP_NORM);
-        self.adamw.step(&self.parameters, &[self.learning_rate.at(step)], step + 1, scale.as_ref());
+        let divisor = clip(&self.parameters.gradients(), CLIP_NORM).divisor;
+        self.adamw.step(&self.parameters, &[self.learning_rate.at(step)], step + 1, divisor.as_ref(), None)?;
         Ok(passengers)
     }
 }

@@ -3,6 +3,7 @@
 use super::JobContext;
 use super::figure::{self, image_picture, share};
 use crate::checkpointing::{load_weights, open_store};
+use crate::collectives::Collective;
 use crate::concepts::{Clusters, k_means};
 use crate::data::LabelledImages;
 use crate::evaluation::{Picture, grid};
@@ -25,7 +26,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let decoder = Decoder::new(&config, autoencoder, context.device);
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Unset, context.device);
     let store = open_store(&config, &context.run)?;
-    let step = load_weights(&store, &model, config.evaluate.ema, context.collective.as_mut(), &context.runtime)?;
+    let step = load_weights(&store, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
 
     let library = Library::collect(context, &model, &source)?;
     if !context.place.is_leader() {

@@ -1,11 +1,12 @@
 //! Test support: a job on threads as workers.
 
 use super::{JobContext, Reporter, StopFlag};
-use crate::collectives::InProcess;
+use crate::collectives::{Communicator, InProcess};
 use common::config::Config;
 use common::place::Place;
 use common::run_dir::RunDir;
 use serde_json::Value;
+use std::sync::Arc;
 use tch::Device;
 use tokio::runtime::Runtime;
 
@@ -25,11 +26,12 @@ pub(super) fn run_job(
             run: run.clone(),
             job_dir: run.clone(),
             place: Place { rank, world, local_rank: rank, generation: 1 },
-            collective: Box::new(collective),
+            collective: Communicator::start(move || Ok(Box::new(collective)), Arc::default()).unwrap(),
             reporter: Reporter::log_only(),
             stop: StopFlag::default(),
             runtime: runtime.handle().clone(),
             device: Device::Cpu,
+            profile: 0,
         })
     };
     std::thread::scope(|scope| {

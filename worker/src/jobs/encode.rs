@@ -6,6 +6,7 @@
 //! With `data.flip` the training split also gets the moments of the mirrored images, encoded like any other image.
 
 use super::JobContext;
+use crate::collectives::Collective;
 use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
 use crate::model::Autoencoder;
 use anyhow::Result;

@@ -4,6 +4,7 @@
 use super::JobContext;
 use super::figure::{self, image_picture, share};
 use crate::checkpointing::{load_weights, open_store};
+use crate::collectives::Collective;
 use crate::data::LabelledImages;
 use crate::evaluation::{Figures, Picture, Sums, grid, match_labels, position_cells, score};
 use crate::inference::{Decoder, enlarge, find_slots, segment, to_vec};
@@ -29,7 +30,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
 
     let position_only = position_only(context, &held_out, samples)?;
     let untrained = model_figures(context, &model, &held_out, samples, "untrained")?;
-    let step = load_weights(&store, &model, config.evaluate.ema, context.collective.as_mut(), &context.runtime)?;
+    let step = load_weights(&store, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
     let trained = model_figures(context, &model, &held_out, samples, "trained")?;
 
     if !context.place.is_leader() {

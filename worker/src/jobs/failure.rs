@@ -4,6 +4,7 @@ use crate::checkpointing::CheckpointingError;
 use crate::collectives::CollectiveError;
 use crate::data::DataError;
 use crate::model::weights::WeightsError;
+use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
 use common::control::FailureKind;
 use common::shards::ShardError;
@@ -63,6 +64,7 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
+        || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))
 }
 
 /// Whether a message of libtorch or of the system says that there is no memory left.

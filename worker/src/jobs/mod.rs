@@ -26,7 +26,7 @@ pub use failure::{BadInput, failure_kind, is_out_of_memory, one_line};
 pub use reporter::Reporter;
 pub use stop::StopFlag;
 
-use crate::collectives::Collective;
+use crate::collectives::Communicator;
 use common::config::Config;
 use common::job::Job;
 use common::place::Place;
@@ -43,7 +43,7 @@ pub struct JobContext {
     /// Rank, world size, local rank and generation.
     pub place: Place,
     /// The other workers.
-    pub collective: Box<dyn Collective>,
+    pub collective: Communicator,
     /// Progress to the log and to the coordinator.
     pub reporter: Reporter,
     /// Raised when the job shall save and end early. Agree on it with the other workers before acting on it.
@@ -52,6 +52,8 @@ pub struct JobContext {
     pub runtime: tokio::runtime::Handle,
     /// Where the tensors live.
     pub device: tch::Device,
+    /// Steps to profile; 0 for none.
+    pub profile: u64,
 }
 
 /// Runs `job` to its end and returns its summary; that of rank 0 counts.

@@ -96,7 +96,7 @@ fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime)
     let store = open_store(config, run).unwrap();
     let identity = Identity::new(config, "none", 1.0, 1, 1);
     let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
-    saver.save(state, 5).unwrap();
+    saver.save(state, 5, &crate::training::detours::Detours::default()).unwrap();
     saver.wait().unwrap();
 }
 

@@ -4,6 +4,7 @@
 //! written does not depend on the number of workers.
 
 use super::{BadInput, JobContext};
+use crate::collectives::Collective;
 use crate::scenes::{ATTRIBUTES, MAX_OBJECTS, MIN_RESOLUTION, Rendering, SceneOptions, Split, draw};
 use anyhow::{Result, bail};
 use common::config::Config;

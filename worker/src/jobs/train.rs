@@ -1,17 +1,18 @@
 //! Train backbone, Slot Attention and UNet together on an encoded data set.
 
 use super::{BadInput, JobContext};
-use crate::checkpointing::{Identity, Saver, open_store, restore};
-use crate::data::{Loader, Slice, open_split};
+use crate::checkpointing::{Identity, Restorer, Saver, open_store};
+use crate::data::{Slice, Supply, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
+use crate::training::profile::Profile;
+use crate::training::reduction::Reducer;
 use crate::training::rehearsal::Rehearsal;
 use crate::training::run::{Leader, Training};
 use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
 use common::config::Config;
-use common::control::Spent;
 use common::shards::Manifest;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -30,11 +31,13 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     }
     let mut state = TrainingState::new(model, &config)?;
     let identity = Identity::new(&config, dataset.manifest().fingerprint(), scaling_factor, place.generation, place.world);
-    let restored = restore(&store, &identity, &state, context.collective.as_mut(), &runtime)?;
+    let restorer = Restorer::new(store.clone(), identity.clone(), runtime.clone());
+    let restored = restorer.restore(&state, &mut context.collective)?;
+    let reducer = Reducer::new(&state.parameters, &context.collective, &config.train.reduction)?;
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
 
     let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
-    let loader = Loader::start(&config, url, dataset, slice, restored.step..config.train.steps, &runtime)?;
+    let supply = Supply::new(&config, url, dataset, slice, &runtime);
     let leader = if place.is_leader() {
         let saver = Saver::new(store, identity, config.checkpoint.keep_last, runtime, context.reporter.clone());
         let metrics = MetricsWriter::open(&context.run, place.generation, restored.step);
@@ -44,8 +47,11 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     };
     let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
-    let ended = Training { recipe, state: &mut state, loader, slice, leader, rehearsal, booked: Spent::default() }
-        .run(restored.step, context)?;
+    let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
+    let profile = Profile::new(context.profile, trace, context.device);
+    let detours = restored.detours;
+    let training = Training { recipe, state: &mut state, reducer, supply, leader, restorer, detours, rehearsal, profile };
+    let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,
         "stopped": ended.stopped,

@@ -9,6 +9,7 @@ pub mod autoencoder;
 pub mod backbone;
 mod blocks;
 mod layers;
+mod precision;
 pub mod slot_attention;
 pub mod unet;
 mod variables;
@@ -16,12 +17,13 @@ pub mod weights;
 
 pub use autoencoder::Autoencoder;
 pub use backbone::Backbone;
+pub use precision::Mixed;
 pub use slot_attention::{SlotAttention, SlotOutput};
 pub use unet::Unet;
 pub use variables::{Initial, Variable};
 
 use common::config::{Config, ModelConfig};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use variables::Variables;
 
 /// What the networks must fit: the image and its latent.
@@ -85,10 +87,16 @@ impl LatentSlotDiffusion {
         Self { backbone, slot_attention, unet, modules }
     }
 
-    /// Adds the gradients of a loss to those of the parameters; with `model.unet.gradient_checkpointing` this computes the UNet again.
-    pub fn backward(&self, loss: &Tensor) {
+    /// Adds the gradients of a loss to those of the parameters; with `model.unet.gradient_checkpointing` this computes the UNet again, in
+    /// the precision of its forward pass.
+    pub fn backward(&self, loss: &Tensor, mixed: Mixed) {
         loss.backward();
-        self.unet.backward();
+        self.unet.backward(mixed);
+    }
+
+    /// The kind of the weights: f32, and in tests f64.
+    pub fn kind(&self) -> Kind {
+        self.modules.iter().flat_map(|module| &module.variables).next().map_or(Kind::Float, |variable| variable.tensor.kind())
     }
 }
 

@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::blocks::layout::to_tokens;
 use super::blocks::position::PositionEmbedding;
 use super::layers::{LayerNorm, Linear, fused_linear, wide};
+use super::precision::in_f32;
 use super::variables::{Distribution, Scope};
 
 /// Slot Attention with a token MLP before and a projection of the slots after it.
@@ -127,15 +128,21 @@ impl SlotAttention {
     pub fn forward(&self, features: &Tensor, initial_slots: &Tensor) -> SlotOutput {
         let height = features.size()[2];
         let tokens = self.in_mlp.forward(&self.in_layer_norm.forward(&self.pos.add_to(&to_tokens(features))));
-        let kv = fused_linear(&self.norm_inputs.forward(&tokens), &[&self.project_k, &self.project_v]).chunk(2, -1);
-        let inputs = Inputs::new(&kv[0], &kv[1], self.heads);
+        let kv = fused_linear(&self.norm_inputs.forward(&tokens), &[&self.project_k, &self.project_v]);
+        let kv = kv.to_kind(wide(&kv)).chunk(2, -1);
+        // Slots are few: rounding them, or the sums over thousands of tokens that they are made of, would save nothing.
+        in_f32(features.device(), || self.find(&Inputs::new(&kv[0], &kv[1], self.heads), initial_slots, height))
+    }
+
+    /// All rounds, and the projection of what they have found.
+    fn find(&self, inputs: &Inputs, initial_slots: &Tensor, height: i64) -> SlotOutput {
         let mut slots = initial_slots.shallow_clone();
         let mut attention = Tensor::new();
         for round in 1..=self.iterations {
             if self.bi_level && round == self.iterations {
                 slots = straight_through(&slots, initial_slots);
             }
-            (slots, attention) = self.iterate(&inputs, &slots);
+            (slots, attention) = self.iterate(inputs, &slots);
         }
         SlotOutput {
             conditioning: self.out_linear.forward(&self.out_layer_norm.forward(&slots)),

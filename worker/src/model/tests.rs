@@ -1,6 +1,6 @@
 //! The networks against the official sizes, and what training and loading rely on.
 
-use common::config::{AutoencoderConfig, Config, PositionEmbedding, SlotAttentionConfig, SlotAttentionStart, load};
+use common::config::{AutoencoderConfig, Config, PositionEmbedding, Precision, SlotAttentionConfig, SlotAttentionStart, load};
 use tch::{Device, Kind};
 
 use super::weights::{Differences, WeightsError, from_safetensors, to_safetensors};
@@ -61,6 +61,8 @@ fn loss(model: &LatentSlotDiffusion, [images, noise, latents]: &[Tensor; 3]) -> 
     prediction.mse_loss(&latents.to_kind(prediction.kind()), tch::Reduction::Mean)
 }
 
+const FULL: Mixed = Mixed::FULL;
+
 /// Goes on in f64, where gradients that are zero are zero.
 fn in_f64(model: LatentSlotDiffusion) -> LatentSlotDiffusion {
     for variable in model.modules.iter().flat_map(|module| &module.variables) {
@@ -81,7 +83,7 @@ fn gradients(model: &LatentSlotDiffusion) -> Vec<(String, Tensor)> {
 #[test]
 fn every_parameter_learns_from_the_denoising_loss() {
     let (model, sizes) = small_model(1);
-    model.backward(&loss(&model, &inputs(&model, sizes)));
+    model.backward(&loss(&model, &inputs(&model, sizes)), FULL);
     for (name, gradient) in gradients(&model) {
         assert!(gradient.defined(), "{name} has no gradient");
         assert!(gradient.isfinite().all().int64_value(&[]) == 1, "{name}");
@@ -98,7 +100,7 @@ fn gradient_checkpointing_changes_no_gradient() {
     let inputs = inputs(&plain, sizes);
     for passes in 1..=2 {
         for model in [&plain, &saving] {
-            model.backward(&loss(model, &inputs));
+            model.backward(&loss(model, &inputs), FULL);
         }
         for ((name, expected), (_, found)) in gradients(&plain).into_iter().zip(gradients(&saving)) {
             assert!(found.defined(), "{name} has no gradient");
@@ -109,6 +111,32 @@ fn gradient_checkpointing_changes_no_gradient() {
     }
     let _guard = tch::no_grad_guard();
     assert!(!loss(&saving, &inputs).requires_grad());
+}
+
+/// The second forward pass of gradient checkpointing has to round as the first one did.
+#[test]
+fn bf16_gradients_are_near_those_of_f32_with_and_without_checkpointing() {
+    let mixed = Mixed::new(Precision::Bf16, Device::Cpu);
+    let (full, sizes) = small_model(1);
+    let inputs = inputs(&full, sizes);
+    full.backward(&loss(&full, &inputs), FULL);
+    let distance = |model: &LatentSlotDiffusion, other: &LatentSlotDiffusion| {
+        let all = |model| Tensor::cat(&gradients(model).iter().map(|(_, gradient)| gradient.flatten(0, -1)).collect::<Vec<_>>(), 0);
+        let (found, expected) = (all(model), all(other));
+        ((found - &expected).norm() / expected.norm()).double_value(&[])
+    };
+    let rounded = [false, true].map(|gradient_checkpointing| {
+        let mut config = quickstart().model;
+        config.unet.gradient_checkpointing = gradient_checkpointing;
+        let model = LatentSlotDiffusion::new(&config, sizes, Initial::Seed(1), Device::Cpu);
+        model.backward(&mixed.run(|| loss(&model, &inputs)).to_kind(Kind::Float), mixed);
+        assert!(gradients(&model).iter().all(|(_, gradient)| gradient.kind() == Kind::Float), "master weights are f32");
+        model
+    });
+    let [plain, checkpointed] = [&rounded[0], &rounded[1]].map(|model| distance(model, &full));
+    assert!(plain > 1e-4 && plain < 0.05 && checkpointed < 0.05, "{plain}, {checkpointed} with checkpointing");
+    let twice = distance(&rounded[1], &rounded[0]);
+    assert!(twice < plain / 2.0, "{twice} between both, {plain} from f32");
 }
 
 /// A picture of two flat halves: at the start, k-means tells them apart, and the random start does not.

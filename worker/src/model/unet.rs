@@ -9,6 +9,7 @@ use super::blocks::checkpoints::Tape;
 use super::blocks::resnet::Time;
 use super::blocks::transformer::TransformerShape;
 use super::blocks::unet_body::{MiddleShape, UnetBody, UnetShape};
+use super::precision::Mixed;
 use super::variables::Scope;
 
 /// Predicts the noise (or the velocity) in a noisy latent, given the timestep and the slots.
@@ -53,7 +54,7 @@ impl Unet {
     }
 
     /// Carries on the gradients of all predictions since the last call.
-    pub(super) fn backward(&self) {
-        self.tapes.take().into_iter().for_each(|tape| tape.backward(&self.body));
+    pub(super) fn backward(&self, mixed: Mixed) {
+        self.tapes.take().into_iter().for_each(|tape| tape.backward(&self.body, mixed));
     }
 }

@@ -21,10 +21,13 @@ impl MovingAverage {
     }
 
     /// Follows the parameters after update number `update` (from 1). Early on the decay is smaller, `(1 + update) / (10 + update)`, so
-    /// that the random start is soon forgotten.
-    pub fn follow(&mut self, parameters: &FlatParameters, update: u64) {
-        let decay = self.decay.min((1.0 + update as f64) / (10.0 + update as f64));
-        let _ = no_grad(|| self.values.lerp_(parameters.values(), 1.0 - decay));
+    /// that the random start is soon forgotten. `skip`, a tensor of one element, is 1 if there was no update.
+    pub fn follow(&mut self, parameters: &FlatParameters, update: u64, skip: Option<&Tensor>) {
+        let weight = 1.0 - self.decay.min((1.0 + update as f64) / (10.0 + update as f64));
+        let _ = no_grad(|| match skip {
+            None => self.values.lerp_(parameters.values(), weight),
+            Some(skip) => self.values.lerp_tensor_(parameters.values(), &((1.0 - skip) * weight)),
+        });
     }
 }
 
@@ -43,11 +46,12 @@ mod tests {
         assert!(MovingAverage::new(&flat, 0.0).is_none());
         let mut average = MovingAverage::new(&flat, 0.5).unwrap();
         let _ = no_grad(|| flat.values().shallow_clone().g_add_scalar_(1.0));
-        average.follow(&flat, 1);
+        average.follow(&flat, 1, None);
         let early = 2.0 / 11.0;
         assert!((average.values().double_value(&[0]) - (early + 2.0 * (1.0 - early))).abs() < 1e-12);
         let before = average.values().double_value(&[0]);
-        average.follow(&flat, 1000);
+        average.follow(&flat, 1000, Some(&Tensor::from(1.0)));
+        average.follow(&flat, 1000, Some(&Tensor::from(0.0)));
         assert!((average.values().double_value(&[0]) - (0.5 * before + 1.0)).abs() < 1e-12);
         assert_eq!(average.values().kind(), Kind::Double);
     }

@@ -1,10 +1,18 @@
-//! One optimizer step and what it rests on: flat parameters, AdamW, moving average, learning rates, random draws; and the loop.
+//! One optimizer step and what it rests on: the objective, flat parameters, the sum over the workers, AdamW, moving average, learning
+//! rates, noise; and the loop.
 
+pub mod detours;
 pub mod ema;
+pub mod laps;
+pub mod noise;
+pub mod objective;
 pub mod optimizer;
 pub mod parameters;
 mod pictures;
+pub mod profile;
 pub mod random;
+pub mod readback;
+pub mod reduction;
 pub mod rehearsal;
 pub mod run;
 pub mod schedule;

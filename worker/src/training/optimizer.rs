@@ -2,31 +2,23 @@
 
 use super::parameters::FlatParameters;
 use common::config::OptimizerConfig;
-use std::ops::Range;
-use tch::{Device, Tensor};
-
-/// On the CPU the update runs over blocks of this many elements, so that its dozen operations find their operands in the cache.
-const CPU_BLOCK: i64 = 1 << 17;
+use tch::{Kind, Tensor, no_grad};
+use torch_shim::{AdamWOptions, ShimError, fused_adamw};
 
 /// AdamW: the moments of all parameters, and the update.
 pub struct AdamW {
     config: OptimizerConfig,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    scratch: Tensor,
-    /// Group and range of every block, in order.
-    blocks: Vec<(usize, Range<i64>)>,
+    /// The number of the update, f32 `[1]`, where the update reads it.
+    update: Tensor,
 }
 
 impl AdamW {
     /// Zero moments for `parameters`.
     pub fn new(parameters: &FlatParameters, config: OptimizerConfig) -> Self {
-        let block = if parameters.values().device() == Device::Cpu { CPU_BLOCK } else { parameters.len() };
-        let blocks =
-            parameters.groups().iter().enumerate().flat_map(|(group, (_, range))| split(range, block).map(move |r| (group, r)));
-        let blocks: Vec<_> = blocks.collect();
-        let scratch = parameters.values().narrow(0, 0, block.min(parameters.len())).empty_like();
-        Self { config, exp_avg: parameters.zeros(), exp_avg_sq: parameters.zeros(), scratch, blocks }
+        let update = Tensor::zeros([], (Kind::Float, parameters.values().device()));
+        Self { config, exp_avg: parameters.zeros(), exp_avg_sq: parameters.zeros(), update }
     }
 
     /// First moments, `[len]`, in the layout of the parameters.
@@ -39,47 +31,48 @@ impl AdamW {
         &self.exp_avg_sq
     }
 
-    /// The update number `update` (from 1) with one learning rate per group. `scale`, a tensor of one element, multiplies the gradients.
-    pub fn step(&mut self, parameters: &FlatParameters, learning_rates: &[f64], update: u64, scale: Option<&Tensor>) {
+    /// The update number `update` (from 1) with one learning rate per group. The gradients are divided by `divisor`, and nothing happens
+    /// where `skip` is 1: tensors of one element, which the host does not read.
+    ///
+    /// # Errors
+    /// libtorch refuses the tensors.
+    pub fn step(
+        &mut self,
+        parameters: &FlatParameters,
+        learning_rates: &[f64],
+        update: u64,
+        divisor: Option<&Tensor>,
+        skip: Option<&Tensor>,
+    ) -> Result<(), ShimError> {
         let OptimizerConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let correction1 = 1.0 - beta1.powf(update as f64);
-        let correction2 = (1.0 - beta2.powf(update as f64)).sqrt();
         let gradients = parameters.gradients();
-        let _guard = tch::no_grad_guard();
-        for (group, range) in &self.blocks {
-            let part = |flat: &Tensor| flat.narrow(0, range.start, range.end - range.start);
-            let learning_rate = learning_rates[*group];
-            let (mut value, mut gradient) = (part(parameters.values()), part(&gradients));
-            let (mut exp_avg, mut exp_avg_sq) = (part(&self.exp_avg), part(&self.exp_avg_sq));
-            let mut scratch = self.scratch.narrow(0, 0, range.end - range.start);
-            if let Some(scale) = scale {
-                let _ = gradient.g_mul_(scale);
-            }
-            let _ = exp_avg.lerp_(&gradient, 1.0 - beta1);
-            let _ = gradient.square_out(&scratch);
-            let _ = exp_avg_sq.lerp_(&scratch, 1.0 - beta2);
-            let _ = exp_avg_sq.sqrt_out(&scratch);
-            let _ = scratch.g_div_scalar_(correction2).g_add_scalar_(epsilon);
-            let _ = exp_avg.div_out(&scratch, &scratch.shallow_clone());
-            let _ = value.g_mul_scalar_(1.0 - learning_rate * weight_decay);
-            let _ = value.g_add_(&scratch.g_mul_scalar_(-learning_rate / correction1));
+        let _ = no_grad(|| self.update.fill_(update as f64));
+        for ((_, range), &learning_rate) in parameters.groups().iter().zip(learning_rates) {
+            let part = |flat: &Tensor| [flat.narrow(0, range.start, range.end - range.start)];
+            let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay };
+            let steps = [self.update.shallow_clone()];
+            let (exp_avg, exp_avg_sq) = (part(&self.exp_avg), part(&self.exp_avg_sq));
+            fused_adamw(&part(parameters.values()), &part(&gradients), &exp_avg, &exp_avg_sq, &steps, &options, divisor, skip)?;
         }
+        Ok(())
     }
 }
 
-/// Consecutive pieces of `range` of at most `block` elements.
-fn split(range: &Range<i64>, block: i64) -> impl Iterator<Item = Range<i64>> + use<> {
-    let end = range.end;
-    (range.start..end).step_by(block.max(1) as usize).map(move |start| start..(start + block).min(end))
+/// What clipping by the global norm found.
+pub struct Clipped {
+    /// The norm before.
+    pub norm: Tensor,
+    /// What brings it down to the largest one allowed; none without clipping.
+    pub divisor: Option<Tensor>,
 }
 
-/// The global norm of `gradients` and the factor that brings it down to `largest`; no factor when `largest` is 0 (no clipping).
-/// Both stay tensors of one element: nothing waits for the device.
-pub fn clip_factor(gradients: &Tensor, largest: f64) -> (Tensor, Option<Tensor>) {
-    tch::no_grad(|| {
+/// Clipping of `gradients` to the global norm `largest`; none when that is 0. All stay tensors of one element: nothing waits for the
+/// device.
+pub fn clip(gradients: &Tensor, largest: f64) -> Clipped {
+    no_grad(|| {
         let norm = gradients.norm();
-        let factor = (largest > 0.0).then(|| ((&norm + 1e-6).reciprocal() * largest).clamp_max(1.0));
-        (norm, factor)
+        let divisor = (largest > 0.0).then(|| ((&norm + 1e-6) / largest).clamp_min(1.0).to_kind(Kind::Float));
+        Clipped { norm, divisor }
     })
 }
 
@@ -88,8 +81,11 @@ pub fn clip_factor(gradients: &Tensor, largest: f64) -> (Tensor, Option<Tensor>)
 mod tests {
     use super::*;
     use crate::training::parameters::Group;
-    use tch::Kind;
+    use tch::Device;
     use tch::nn::{self, OptimizerConfig as _};
+
+    /// More than one thread's share, and no multiple of any vector's length.
+    const LENGTH: i64 = (1 << 17) + 77;
 
     /// Two groups of variables with the given gradient functions, as flat parameters and as a variable store for the reference.
     fn twins(sizes: &[i64]) -> (Vec<Tensor>, FlatParameters, nn::VarStore, Vec<Tensor>) {
@@ -110,7 +106,7 @@ mod tests {
 
     #[test]
     fn equals_the_library_adamw_and_leaves_padding_at_zero() {
-        let (mine, flat, store, theirs) = twins(&[CPU_BLOCK + 77, 31]);
+        let (mine, flat, store, theirs) = twins(&[LENGTH, 31]);
         let config = OptimizerConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
         let mut adamw = AdamW::new(&flat, config);
         let mut reference = nn::AdamW { beta1: 0.9, beta2: 0.99, wd: 0.1, eps: 1e-8, amsgrad: false }.build(&store, 1e-2).unwrap();
@@ -119,7 +115,7 @@ mod tests {
         for update in 1..=5 {
             flat.zero_gradients();
             loss(&mine).backward();
-            adamw.step(&flat, &[1e-2, 1e-2], update, None);
+            adamw.step(&flat, &[1e-2, 1e-2], update, None, None).unwrap();
             reference.zero_grad();
             loss(&theirs).backward();
             reference.step();
@@ -128,7 +124,7 @@ mod tests {
             let difference = (mine - theirs).abs().max().double_value(&[]);
             assert!(difference < 1e-6, "{difference}");
         }
-        let padding = flat.values().narrow(0, CPU_BLOCK + 77, 3).abs().sum(Kind::Float).double_value(&[]);
+        let padding = flat.values().narrow(0, LENGTH, 3).abs().sum(Kind::Float).double_value(&[]);
         assert_eq!(padding, 0.0);
     }
 
@@ -137,7 +133,7 @@ mod tests {
         let (mine, flat, _store, theirs) = twins(&[20, 20]);
         let config = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
         mine.iter().map(|variable| variable.square().sum(Kind::Float)).sum::<Tensor>().backward();
-        AdamW::new(&flat, config).step(&flat, &[1e-3, 0.0], 1, None);
+        AdamW::new(&flat, config).step(&flat, &[1e-3, 0.0], 1, None, None).unwrap();
         // The first update of Adam is the learning rate times the sign of the gradient.
         let moved = (&mine[0] - &theirs[0]).abs();
         assert!((moved.max().double_value(&[]) - 1e-3).abs() < 1e-5 && (moved.min().double_value(&[]) - 1e-3).abs() < 1e-5);
@@ -147,10 +143,25 @@ mod tests {
     #[test]
     fn clipping_scales_down_and_never_up() {
         let gradients = Tensor::from_slice(&[3.0_f32, 4.0]);
-        let factor = |largest: f64| clip_factor(&gradients, largest).1.map(|factor| factor.double_value(&[]));
-        assert!((clip_factor(&gradients, 1.0).0.double_value(&[]) - 5.0).abs() < 1e-6);
-        assert!((factor(1.0).unwrap() - 0.2).abs() < 1e-6);
-        assert_eq!(factor(10.0), Some(1.0));
-        assert_eq!(factor(0.0), None);
+        let divisor = |largest: f64| clip(&gradients, largest).divisor.map(|divisor| divisor.double_value(&[]));
+        assert!((clip(&gradients, 1.0).norm.double_value(&[]) - 5.0).abs() < 1e-6);
+        assert!((divisor(1.0).unwrap() - 5.0).abs() < 1e-5);
+        assert_eq!(divisor(10.0), Some(1.0));
+        assert!(divisor(0.0).is_none());
+    }
+
+    #[test]
+    fn an_update_that_is_to_be_skipped_changes_nothing() {
+        let (mine, flat, _store, _) = twins(&[40]);
+        let mut adamw = AdamW::new(&flat, OptimizerConfig::default());
+        let mut update = |skip: f32, gradient: f64| {
+            let _ = flat.gradients().fill_(gradient);
+            adamw.step(&flat, &[1e-2], 1, Some(&Tensor::from(2.0_f32)), Some(&Tensor::from(skip))).unwrap();
+            (mine[0].copy(), adamw.exp_avg().copy(), adamw.exp_avg_sq().copy())
+        };
+        let before = update(0.0, 1.0);
+        assert!((before.1.double_value(&[0]) - 0.05).abs() < 1e-6, "half of the gradient counts");
+        assert_eq!(update(1.0, f64::NAN), before);
+        assert_ne!(update(0.0, 1.0), before);
     }
 }

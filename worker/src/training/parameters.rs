@@ -4,8 +4,9 @@
 //! that never moves, instead of hundreds of small ones.
 
 use std::ops::Range;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 use thiserror::Error;
+use torch_shim::{ShimError, set_grad};
 
 /// Each variable starts at a multiple of this many elements, so that kernels see aligned memory. The padding stays zero.
 const ALIGNMENT: i64 = 16;
@@ -73,6 +74,14 @@ pub enum ParametersError {
         /// Its strides.
         strides: Vec<i64>,
     },
+    /// libtorch does not take the view as the variable's gradient.
+    #[error("the gradient of variable {name} cannot lie in flat memory: {cause}")]
+    Gradient {
+        /// The variable.
+        name: String,
+        /// What libtorch says.
+        cause: String,
+    },
     /// A frozen variable among the trainable.
     #[error("variable {name} does not require a gradient")]
     Frozen {
@@ -87,6 +96,7 @@ pub struct FlatParameters {
     /// Gradients of all variables, then the passengers.
     reduced: Tensor,
     entries: Vec<Entry>,
+    variables: Vec<Tensor>,
     groups: Vec<(String, Range<i64>)>,
     length: i64,
 }
@@ -125,8 +135,8 @@ impl FlatParameters {
         let reduced = Tensor::zeros([end + PASSENGERS], (kind, device));
         let mut variables: Vec<Tensor> =
             groups.into_iter().flat_map(|group| group.variables).map(|(_, variable)| variable).collect();
-        bind(&entries, &mut variables, &values, &reduced);
-        Ok(Self { values, reduced, entries, groups: ranges, length: end })
+        bind(&entries, &mut variables, &values, &reduced)?;
+        Ok(Self { values, reduced, entries, variables, groups: ranges, length: end })
     }
 
     /// Number of elements of every flat tensor, padding included.
@@ -174,6 +184,11 @@ impl FlatParameters {
         &self.entries
     }
 
+    /// Every variable, in the order of the entries.
+    pub fn variables(&self) -> &[Tensor] {
+        &self.variables
+    }
+
     /// Name and range of every group, in order.
     pub fn groups(&self) -> &[(String, Range<i64>)] {
         &self.groups
@@ -214,26 +229,24 @@ fn is_dense(shape: &[i64], strides: &[i64]) -> bool {
     })
 }
 
-/// Makes variables and gradients views. Gradients must exist before they can be redirected, so one backward pass creates them.
-fn bind(entries: &[Entry], variables: &mut [Tensor], values: &Tensor, reduced: &Tensor) {
-    let zero = variables
-        .iter()
-        .fold(Tensor::zeros([], (values.kind(), values.device())), |sum, variable| sum + variable.sum(values.kind()) * 0.0);
-    zero.backward();
-    no_grad(|| {
-        for (entry, variable) in entries.iter().zip(variables) {
-            let mut home = entry.view(values);
-            home.copy_(&variable.detach());
-            variable.set_data(&home);
-            variable.grad().set_data(&entry.view(reduced));
-        }
-    });
+/// Makes variables and gradients views.
+fn bind(entries: &[Entry], variables: &mut [Tensor], values: &Tensor, reduced: &Tensor) -> Result<(), ParametersError> {
+    let _guard = tch::no_grad_guard();
+    for (entry, variable) in entries.iter().zip(variables) {
+        let mut home = entry.view(values);
+        home.copy_(&variable.detach());
+        variable.set_data(&home);
+        let refused = |cause: ShimError| ParametersError::Gradient { name: entry.name.clone(), cause: cause.to_string() };
+        set_grad(variable, &entry.view(reduced)).map_err(refused)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use tch::no_grad;
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 

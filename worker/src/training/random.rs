@@ -6,7 +6,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::ops::Range;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// What a draw is for. Different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,29 +33,30 @@ pub enum Purpose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draws {
     seed: u64,
+    detour: u64,
 }
 
 impl Draws {
     /// The draws of a run with this seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed }
+        Self { seed, detour: 0 }
+    }
+
+    /// Other draws under the same seed: number `detour`, 0 being these.
+    #[must_use]
+    pub fn detour(self, detour: u64) -> Self {
+        Self { detour, ..self }
     }
 
     /// Standard normal numbers, f32 `[rows, shape..]` on the CPU, for `rows` of the global batch of `step` (Box and Muller, 1958).
     pub fn normal(&self, step: u64, purpose: Purpose, rows: Range<usize>, shape: &[i64]) -> Tensor {
-        let row_length = shape.iter().product::<i64>() as usize;
-        let pairs = row_length.div_ceil(2);
-        let mut uniforms = Vec::with_capacity(rows.len() * 2 * pairs);
-        for row in rows.clone() {
-            let mut stream = self.stream(step, purpose, row);
-            uniforms.extend((0..2 * pairs).map(|_| unit(stream.next_u32())));
+        // Row by row: tensors of this size do not call for libtorch's threads, which are the training step's.
+        let rows: Vec<Tensor> = rows.map(|row| normal_row(&mut self.stream(step, purpose, row), shape)).collect();
+        if rows.is_empty() {
+            let size: Vec<i64> = std::iter::once(0).chain(shape.iter().copied()).collect();
+            return Tensor::zeros(size, (Kind::Float, Device::Cpu));
         }
-        let uniforms = Tensor::from_slice(&uniforms).view([rows.len() as i64, 2, pairs as i64]);
-        let radius = (uniforms.select(1, 0).log() * -2.0).sqrt();
-        let angle = uniforms.select(1, 1) * std::f64::consts::TAU;
-        let both = Tensor::cat(&[&radius * angle.cos(), &radius * angle.sin()], 1);
-        let size: Vec<i64> = std::iter::once(rows.len() as i64).chain(shape.iter().copied()).collect();
-        both.narrow(1, 0, row_length as i64).contiguous().view(size.as_slice())
+        Tensor::stack(&rows, 0)
     }
 
     /// Whole numbers in `0..below`, i64 `[rows]` on the CPU, for `rows` of the global batch of `step`.
@@ -74,10 +75,21 @@ impl Draws {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(&step.to_le_bytes());
-        key[16..24].copy_from_slice(&(purpose as u64).to_le_bytes());
+        key[16..24].copy_from_slice(&(purpose as u64 + (self.detour << 8)).to_le_bytes());
         key[24..].copy_from_slice(&(row as u64).to_le_bytes());
         ChaCha8Rng::from_seed(key)
     }
+}
+
+/// Standard normal numbers of the given shape.
+fn normal_row(stream: &mut ChaCha8Rng, shape: &[i64]) -> Tensor {
+    let length = shape.iter().product::<i64>();
+    let pairs = (length as usize).div_ceil(2);
+    let uniforms: Vec<f32> = (0..2 * pairs).map(|_| unit(stream.next_u32())).collect();
+    let uniforms = Tensor::from_slice(&uniforms).view([2, pairs as i64]);
+    let radius = (uniforms.get(0).log() * -2.0).sqrt();
+    let angle = uniforms.get(1) * std::f64::consts::TAU;
+    Tensor::cat(&[&radius * angle.cos(), &radius * angle.sin()], 0).narrow(0, 0, length).view(shape)
 }
 
 /// A number in (0, 1] with 24 random bits, exact in f32.
@@ -89,7 +101,6 @@ fn unit(bits: u32) -> f32 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tch::Kind;
 
     /// Mean, variance and the share beyond two standard deviations.
     fn moments(sample: &Tensor) -> (f64, f64, f64) {

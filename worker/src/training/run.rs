@@ -1,17 +1,23 @@
 //! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
 
+use super::detours::Detours;
+use super::laps::{Lap, Laps};
 use super::pictures::segmentation;
+use super::profile::Profile;
+use super::readback::Readback;
+use super::reduction::Reducer;
 use super::rehearsal::Rehearsal;
 use super::step::{StepOutcome, StepRecipe, TrainingState};
-use super::window::{Figures, Window};
-use crate::checkpointing::Saver;
-use crate::data::{Batch, Loader, Slice};
+use super::window::{Figures, NotFinite, Window};
+use crate::checkpointing::{Restorer, Saver};
+use crate::collectives::Collective;
+use crate::data::{Batch, Loader, Supply};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
-use common::config::Config;
+use common::config::{Config, NotFinitePolicy};
 use common::control::{Phase, Spent};
 use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
 
 /// What rank 0 writes while all workers train.
@@ -41,16 +47,32 @@ pub struct Training<'a> {
     pub recipe: StepRecipe,
     /// What the steps change.
     pub state: &'a mut TrainingState,
-    /// The batches, from the first step to do.
-    pub loader: Loader,
-    /// This worker's part of every batch.
-    pub slice: Slice,
+    /// Sums the gradients over the workers.
+    pub reducer: Reducer,
+    /// Where batches come from.
+    pub supply: Supply,
     /// Present on rank 0.
     pub leader: Option<Leader>,
+    /// Where to go back to.
+    pub restorer: Restorer,
+    /// Steps with other noise than the first choice.
+    pub detours: Detours,
     /// A misfortune that was ordered.
     pub rehearsal: Rehearsal,
-    /// What had been spent at the last record.
-    pub booked: Spent,
+    /// Steps to look at closely.
+    pub profile: Profile,
+}
+
+/// What the loop remembers from step to step.
+struct Course {
+    config: Config,
+    ended: Ended,
+    window: Window,
+    laps: Laps,
+    /// What had been spent at the last record, and how long the communication thread had been busy.
+    booked: (Spent, Duration),
+    /// When the first step of this generation was done, and which one it was.
+    since: Option<(Instant, u64)>,
 }
 
 impl Training<'_> {
@@ -60,56 +82,126 @@ impl Training<'_> {
     /// Data that cannot be read, a loss that is not finite, a checkpoint that cannot be written, or a failure of the collective.
     pub fn run(mut self, first: u64, context: &mut JobContext) -> anyhow::Result<Ended> {
         let config = context.config.clone();
-        let mut ended = Ended { step: first, stopped: false, loss: None, images_per_second: None };
-        let mut window = Window::default();
         let reporter = context.reporter.clone();
         reporter.resume_at(first);
-        self.booked = reporter.activity().pulse().spent;
-        let mut rate = None;
+        let mut course = Course {
+            ended: Ended { step: first, stopped: false, loss: None, images_per_second: None },
+            window: Window::new(config.train.not_finite),
+            laps: Laps::default(),
+            booked: (reporter.activity().pulse().spent, context.collective.busy()),
+            since: None,
+            config,
+        };
+        let mut loader = self.supply.from(first, &self.detours)?;
+        let mut wish = Readback::new(context.device);
         loop {
-            reporter.enter(Phase::Data);
-            let Some(batch) = self.loader.next_batch()? else { break };
-            reporter.enter(Phase::Compute);
-            let stop = context.stop.requested();
-            let outcome = self.recipe.run(self.state, &batch, self.slice.rows(), stop, context.collective.as_mut())?;
-            let StepOutcome { loss, grad_norm, stop, attention } = outcome;
-            ended.step = batch.step + 1;
-            ended.stopped = stop && ended.step < config.train.steps;
-            reporter.step(ended.step);
-            window.push(ended.step, loss, grad_norm);
-            self.picture(ended.step, &batch, &attention, &config);
-            self.write_down(&mut ended, &mut window, &config, context)?;
-            self.rehearsal.after_step(ended.step)?;
-            if ended.stopped {
+            self.profile.before_step(&mut course.laps, context.collective.busy().as_secs_f64())?;
+            let Some(attention) = self.step(&mut course, &mut loader, &mut wish, context)? else { break };
+            match self.write_down(&mut course, &attention, context) {
+                Err(error) => {
+                    let step = self.go_back(error, &course, context)?;
+                    loader = self.supply.from(step, &self.detours)?;
+                    course.ended.step = step;
+                    course.window = Window::new(course.config.train.not_finite);
+                    wish = Readback::new(context.device);
+                    continue;
+                }
+                Ok(()) => self.rehearsal.after_step(course.ended.step)?,
+            }
+            self.close_profile(&mut course, context)?;
+            if course.ended.stopped {
                 break;
             }
-            let (since, step) = *rate.get_or_insert((Instant::now(), ended.step));
-            let images = (ended.step - step) * config.train.global_batch as u64;
-            ended.images_per_second = (images > 0).then(|| images as f64 / since.elapsed().as_secs_f64());
+            course.count(course.config.train.global_batch);
         }
         if let Some(leader) = &mut self.leader {
             reporter.enter(Phase::Checkpoint);
             leader.saver.wait()?;
         }
         context.collective.barrier()?;
-        Ok(ended)
+        Ok(course.ended)
     }
 
-    /// The record and the checkpoint that are due after a step.
-    fn write_down(&mut self, ended: &mut Ended, window: &mut Window, config: &Config, context: &JobContext) -> anyhow::Result<()> {
-        let step = ended.step;
-        let save = ended.stopped || step == config.train.steps || step.is_multiple_of(config.checkpoint.every_steps.max(1));
+    /// The next step, if there is one; what its slots attend to, and the batch that they saw.
+    fn step(
+        &mut self,
+        course: &mut Course,
+        loader: &mut Loader,
+        wish: &mut Readback,
+        context: &JobContext,
+    ) -> anyhow::Result<Option<(Batch, Tensor)>> {
+        let reporter = &context.reporter;
+        reporter.enter(Phase::Data);
+        course.laps.enter(Lap::Data);
+        let Some(batch) = loader.next_batch()? else { return Ok(None) };
+        reporter.enter(Phase::Compute);
+        let batch = batch.to_device(context.device);
+        let stop = context.stop.requested();
+        let outcome = self.recipe.run(self.state, &batch, stop, &self.reducer, &mut course.laps)?;
+        course.laps.enter(Lap::Other);
+        let StepOutcome { loss, grad_norm, stop, attention } = outcome;
+        let step = batch.step + 1;
+        course.ended.step = step;
+        course.ended.stopped = wish.exchange(stop).is_some_and(|workers| workers > 0.0) && step < course.config.train.steps;
+        reporter.step(step);
+        course.window.push(step, loss, grad_norm);
+        Ok(Some((batch, attention)))
+    }
+
+    /// After a step whose figures are no numbers: to the newest checkpoint, if that is the policy. Returns its step.
+    fn go_back(&mut self, error: anyhow::Error, course: &Course, context: &mut JobContext) -> anyhow::Result<u64> {
+        let Some(failed) = error.downcast_ref::<NotFinite>().map(|failed| failed.step) else { return Err(error) };
+        if course.config.train.not_finite != NotFinitePolicy::Back {
+            return Err(error);
+        }
+        if let Some(leader) = &mut self.leader {
+            leader.saver.wait()?;
+        }
+        let restored = self.restorer.restore(self.state, &mut context.collective)?;
+        let tries = self.detours.since(restored.step);
+        if !restored.found || tries >= course.config.cluster.max_restarts {
+            let why =
+                if restored.found { format!("{tries} other noises led there too") } else { "there is no checkpoint yet".into() };
+            return Err(error.context(format!("cannot go back from step {failed}: {why}")));
+        }
+        tracing::warn!("{error}: back to the checkpoint of step {}, and on with other noise", restored.step);
+        self.detours.take(restored.step..failed);
+        context.reporter.resume_at(restored.step);
+        Ok(restored.step)
+    }
+
+    /// When the profile is complete: says what it has found.
+    fn close_profile(&mut self, course: &mut Course, context: &JobContext) -> anyhow::Result<()> {
+        let last = course.ended.stopped || course.ended.step == course.config.train.steps;
+        let busy = context.collective.busy().as_secs_f64();
+        if let Some(findings) = self.profile.after_step(&mut course.laps, busy, last)? {
+            let (table, trace) = (findings.table(), self.profile.trace().display());
+            tracing::info!("profile of {} steps, trace in {trace}\n{table}", findings.steps);
+            if context.place.is_leader() {
+                println!("{table}trace: {trace}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The picture, the record and the checkpoint that are due after a step.
+    fn write_down(&mut self, course: &mut Course, seen: &(Batch, Tensor), context: &JobContext) -> anyhow::Result<()> {
+        let (step, config) = (course.ended.step, &course.config);
+        self.picture(step, &seen.0, &seen.1, config);
+        let save = course.ended.stopped || step == config.train.steps || step.is_multiple_of(config.checkpoint.every_steps.max(1));
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
         if (save || step.is_multiple_of(config.train.log_every.max(1)))
-            && let Some(figures) = window.close()?
+            && let Some(figures) = course.window.close()?
         {
-            ended.loss = Some(figures.loss);
-            self.record(step, figures, config, context);
+            course.ended.loss = Some(figures.loss);
+            self.record(course, &figures, context);
         }
         if save && let Some(leader) = &mut self.leader {
             context.reporter.enter(Phase::Checkpoint);
+            course.laps.enter(Lap::Checkpoint);
             self.rehearsal.before_save(step)?;
-            leader.saver.save(self.state, step)?;
+            leader.saver.save(self.state, step, &self.detours)?;
+            course.laps.enter(Lap::Other);
         }
         Ok(())
     }
@@ -118,16 +210,19 @@ impl Training<'_> {
     fn picture(&self, step: u64, batch: &Batch, attention: &Tensor, config: &Config) {
         let every = config.train.picture_every;
         let Some(leader) = self.leader.as_ref().filter(|_| every > 0 && step.is_multiple_of(every)) else { return };
-        match segmentation(step, &batch.images, &attention.to_device(tch::Device::Cpu)) {
+        match segmentation(step, &batch.images.to_device(tch::Device::Cpu), &attention.to_device(tch::Device::Cpu)) {
             Ok(picture) => leader.metrics.picture(picture),
             Err(error) => tracing::warn!("no picture of step {step}: {error}"),
         }
     }
 
     /// Reports the figures up to `step` steps, and on rank 0 writes them down.
-    fn record(&mut self, step: u64, figures: Figures, config: &Config, context: &JobContext) {
+    fn record(&mut self, course: &mut Course, figures: &Figures, context: &JobContext) {
         let spent = context.reporter.activity().pulse().spent;
-        let recent = spent.since(&std::mem::replace(&mut self.booked, spent));
+        let busy = context.collective.busy();
+        let (spent_before, busy_before) = std::mem::replace(&mut course.booked, (spent, busy));
+        let (recent, busy) = (spent.since(&spent_before), busy.saturating_sub(busy_before).as_secs_f64());
+        let (step, config) = (course.ended.step, &course.config);
         let seconds = recent.total().max(1e-9);
         let images_per_second = (figures.steps * config.train.global_batch) as f64 / seconds;
         let shown = [
@@ -136,7 +231,14 @@ impl Training<'_> {
             ("images_per_second", images_per_second),
             ("data_stall", recent.data / seconds),
         ];
-        let more = [("collective", recent.collective / seconds), ("checkpoint", recent.checkpoint / seconds), ("seconds", seconds)];
+        let more = [
+            // What the job waited for, and what the communication thread did all in all: the difference was hidden by computation.
+            ("collective", recent.collective / seconds),
+            ("communication", busy / seconds),
+            ("checkpoint", recent.checkpoint / seconds),
+            ("skipped_steps", figures.skipped.len() as f64),
+            ("seconds", seconds),
+        ];
         let rates = self.recipe.learning_rates(step - 1);
         let [backbone, slot_attention, unet] = rates;
         let rates =
@@ -148,5 +250,14 @@ impl Training<'_> {
             let figures: BTreeMap<String, f64> = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             leader.metrics.record(Record { step, generation: context.place.generation, time, figures });
         }
+    }
+}
+
+impl Course {
+    /// Counts a step of `images` images into the rate.
+    fn count(&mut self, images: usize) {
+        let (since, step) = *self.since.get_or_insert((Instant::now(), self.ended.step));
+        let images = self.ended.step.saturating_sub(step) * images as u64;
+        self.ended.images_per_second = (images > 0).then(|| images as f64 / since.elapsed().as_secs_f64());
     }
 }

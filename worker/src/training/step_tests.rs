@@ -1,38 +1,57 @@
 //! Single steps on the experiment of [`super::tests`]: who computes them, and in how many parts, decides nothing.
 #![allow(clippy::unwrap_used)]
 
+use super::detours::Detours;
+use super::laps::Laps;
+use super::reduction::Reducer;
 use super::step::{StepRecipe, TrainingState};
 use super::tests::{Lab, message};
-use crate::collectives::{Collective, CollectiveError, InProcess, Solo};
+use crate::collectives::{Aborter, Collective, CollectiveError, Communicator, InProcess, Solo};
 use crate::data::{Batch, Loader, Slice, open_split};
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use common::config::Config;
 use std::fs;
-use tch::{Device, Tensor};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tch::{Device, Kind, Tensor};
 
 /// The batch of step 3 of one worker.
 fn third_batch(lab: &Lab, config: &Config, slice: Slice) -> Batch {
     let dataset = open_split(lab.runtime.handle(), &config.data.latents, "train", 16).unwrap();
-    let mut loader = Loader::start(config, "latents", dataset, slice, 3..4, lab.runtime.handle()).unwrap();
+    let mut loader = Loader::start(config, "latents", dataset, slice, 3..4, &Detours::default(), lab.runtime.handle()).unwrap();
     let batch = loader.next_batch().unwrap().unwrap();
     assert!(loader.next_batch().unwrap().is_none());
     batch
 }
 
-fn fresh_state(config: &Config) -> TrainingState {
+fn fresh_state(config: &Config, kind: Kind) -> TrainingState {
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(1), Device::Cpu);
+    for variable in model.modules.iter().flat_map(|module| &module.variables) {
+        tch::no_grad(|| variable.tensor.shallow_clone().set_data(&variable.tensor.to_kind(kind)));
+    }
     TrainingState::new(model, config).unwrap()
 }
 
 /// Gradients and loss of step 3, as this worker has them after the all-reduce.
-fn reduced(lab: &Lab, config: &Config, collective: &mut dyn Collective) -> Tensor {
-    let (rank, world) = (collective.rank(), collective.world());
-    let mut state = fresh_state(config);
+fn reduced(lab: &Lab, config: &Config, kind: Kind, backend: impl Collective + 'static) -> Tensor {
+    let communicator = Communicator::start(move || Ok(Box::new(backend)), Arc::default()).unwrap();
+    let (rank, world) = (communicator.rank(), communicator.world());
+    let mut state = fresh_state(config, kind);
+    let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
     let slice = Slice { global_batch: config.train.global_batch, rank, world };
     let batch = third_batch(lab, config, slice);
     let recipe = StepRecipe::new(config, 1.5, Device::Cpu);
-    recipe.run(&mut state, &batch, slice.rows(), rank == 1, collective).unwrap();
+    recipe.run(&mut state, &batch, rank == 1, &reducer, &mut Laps::default()).unwrap();
     state.parameters.reduced().copy()
+}
+
+/// The same for every worker of a world.
+fn reduced_by(world: usize, lab: &Lab, config: &Config, kind: Kind) -> Vec<Tensor> {
+    std::thread::scope(|scope| {
+        let ends = InProcess::world(world).into_iter();
+        let workers: Vec<_> = ends.map(|end| scope.spawn(move || reduced(lab, config, kind, end))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    })
 }
 
 /// Largest difference, as a share of the largest value.
@@ -50,45 +69,59 @@ fn the_gradients_of_several_workers_are_those_of_one() {
         "diffusion.snr_gamma=5",
         "diffusion.offset_noise=0.5",
         "train.slot_dropout=0.5",
-        // Rows per worker are 4 or 2: parts of unequal size either way.
+        // Rows per worker are 4, 3 or 2: parts of unequal size in any case.
         "train.micro_batch=3",
+        "train.reduction.first_bucket_mib=0.0002",
+        "train.reduction.bucket_mib=0.001",
+        "train.global_batch=8",
     ];
     let mut seen = Vec::new();
-    for options in [&options[..], &[]] {
+    for options in [&options[..], &["train.global_batch=8"]] {
         let config = lab.config(&[&["train.clip_norm=0"], options].concat());
-        let alone = reduced(&lab, &config, &mut Solo);
+        let alone = reduced(&lab, &config, Kind::Double, Solo);
         // Three workers share a batch of 8 unevenly.
-        for world in [2, 3] {
-            let together: Vec<Tensor> = std::thread::scope(|scope| {
-                let (lab, config) = (&lab, &config);
-                let ends = InProcess::world(world).into_iter();
-                let workers: Vec<_> = ends.map(|mut end| scope.spawn(move || reduced(lab, config, &mut end))).collect();
-                workers.into_iter().map(|worker| worker.join().unwrap()).collect()
-            });
+        for world in [2, 3, 4] {
+            let together = reduced_by(world, &lab, &config, Kind::Double);
             assert_eq!(together[0], together[1], "all workers have the same bits");
             let count = alone.numel() as i64 - 1;
             let stop = together[0].narrow(0, count, 1);
             assert_eq!(stop.double_value(&[0]), 1.0, "the wish of rank 1 to stop has reached rank 0");
             let found = difference(&together[0].narrow(0, 0, count), &alone.narrow(0, 0, count));
-            assert!(found <= 1e-5, "{options:?}, {world} workers: {found} of the largest");
+            assert!(found <= 1e-12, "{options:?}, {world} workers: {found} of the largest");
         }
+        let single = reduced_by(2, &lab, &config, Kind::Float).remove(0).to_kind(Kind::Double);
+        let count = alone.numel() as i64 - 1;
+        let found = difference(&single.narrow(0, 0, count), &alone.narrow(0, 0, count));
+        assert!(found <= 1e-5, "{options:?}, in f32: {found} of the largest");
         seen.push(alone);
     }
     assert!(difference(&seen[0], &seen[1]) > 0.1, "the options have no effect");
 }
 
-/// One worker that counts what it would have to send.
-struct Counting(usize);
+/// Gradients that travel in bf16 have its 8 bits, and are the same on all workers.
+#[test]
+fn gradients_rounded_to_bf16_are_close_and_equal_everywhere() {
+    let lab = Lab::new();
+    let exact = reduced_by(2, &lab, &lab.config(&["train.clip_norm=0"]), Kind::Float).remove(0);
+    let config = lab.config(&["train.clip_norm=0", "train.reduction.wire=bf16"]);
+    let rounded = reduced_by(2, &lab, &config, Kind::Float);
+    assert_eq!(rounded[0], rounded[1]);
+    let found = difference(&rounded[0], &exact);
+    assert!(found > 0.0 && found < 2.0_f64.powi(-7), "{found} of the largest");
+}
+
+/// One worker of two that counts what it would have to send.
+struct Counting(Arc<AtomicUsize>);
 
 impl Collective for Counting {
     fn rank(&self) -> usize {
         0
     }
     fn world(&self) -> usize {
-        1
+        2
     }
     fn all_reduce_sum(&mut self, _tensor: &Tensor) -> Result<(), CollectiveError> {
-        self.0 += 1;
+        self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
     fn broadcast(&mut self, _tensor: &Tensor, _root: usize) -> Result<(), CollectiveError> {
@@ -97,7 +130,9 @@ impl Collective for Counting {
     fn barrier(&mut self) -> Result<(), CollectiveError> {
         Ok(())
     }
-    fn abort(&mut self, _exit_code: u8) {}
+    fn aborter(&self) -> Aborter {
+        Solo.aborter()
+    }
 }
 
 /// The reference leaves a micro batch out of its first update, and reduces the gradients of every one of them.
@@ -105,22 +140,26 @@ impl Collective for Counting {
 fn micro_batches_of_any_size_take_the_same_steps_with_one_all_reduce_each() {
     let lab = Lab::new();
     // Adam divides by the gradients' size, so that where there is none, rounding alone would decide; a large epsilon prevents that.
-    let common = ["train.global_batch=8", "train.optimizer.epsilon=1e-3", "diffusion.snr_gamma=5"];
+    let common =
+        ["train.reduction.first_bucket_mib=100", "train.global_batch=8", "train.optimizer.epsilon=1e-3", "diffusion.snr_gamma=5"];
     let train = |overrides: &[&str]| {
         let config = lab.config(&[&common, overrides].concat());
-        let mut state = fresh_state(&config);
+        let mut state = fresh_state(&config, Kind::Float);
+        let sums = Arc::new(AtomicUsize::new(0));
+        let backend = Counting(sums.clone());
+        let communicator = Communicator::start(move || Ok(Box::new(backend)), Arc::default()).unwrap();
+        let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
         let slice = Slice { global_batch: 8, rank: 0, world: 1 };
         let mut batch = third_batch(&lab, &config, slice);
         let recipe = StepRecipe::new(&config, 1.5, Device::Cpu);
-        let mut counting = Counting(0);
         let mut losses = Vec::new();
         for step in 0..3 {
             batch.step = step;
-            let outcome = recipe.run(&mut state, &batch, slice.rows(), false, &mut counting).unwrap();
+            let outcome = recipe.run(&mut state, &batch, false, &reducer, &mut Laps::default()).unwrap();
             assert_eq!(outcome.attention.size()[0], 8, "attention of every image");
             losses.push(outcome.loss.double_value(&[]));
         }
-        assert_eq!(counting.0, 3, "all-reduces in 3 steps");
+        assert_eq!(sums.load(Ordering::Relaxed), 3, "sums in 3 steps, of one bucket each");
         (state.parameters.values().copy(), Tensor::from_slice(&losses))
     };
     let whole = train(&[]);
@@ -167,8 +206,8 @@ fn chance_mirrors_image_and_latent_together_whatever_the_number_of_workers() {
 fn slots_that_are_dropped_get_no_gradient() {
     let lab = Lab::new();
     let config = lab.config(&["train.slot_dropout=0.999999999", "train.clip_norm=0"]);
-    let gradients = reduced(&lab, &config, &mut Solo);
-    for (name, range) in fresh_state(&config).parameters.groups() {
+    let gradients = reduced(&lab, &config, Kind::Float, Solo);
+    for (name, range) in fresh_state(&config, Kind::Float).parameters.groups() {
         let largest = gradients.narrow(0, range.start, range.end - range.start).abs().max().double_value(&[]);
         assert_eq!(largest > 0.0, name == "unet", "{name}: {largest}");
     }

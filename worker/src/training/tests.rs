@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::checkpointing::open_store;
-use crate::collectives::{Collective, InProcess, Solo};
+use crate::collectives::{Communicator, InProcess};
 use crate::jobs::{self, JobContext, Reporter, StopFlag, failure_kind};
 use crate::metrics::Record;
 use common::checkpoint::Manifest;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -85,7 +86,7 @@ impl Lab {
         });
     }
 
-    fn context(&self, config: &Config, place: Place, collective: Box<dyn Collective>) -> JobContext {
+    fn context(&self, config: &Config, place: Place, collective: Communicator) -> JobContext {
         let run = RunDir::new(self.path(&config.run.name));
         JobContext {
             config: config.clone(),
@@ -97,12 +98,13 @@ impl Lab {
             stop: StopFlag::default(),
             runtime: self.runtime.handle().clone(),
             device: Device::Cpu,
+            profile: 0,
         }
     }
 
     /// Trains with one worker to the end.
     pub(super) fn train(&self, config: &Config, generation: u64) -> anyhow::Result<Value> {
-        jobs::run(Job::Train, &mut self.context(config, Place::alone(generation), Box::new(Solo)))
+        jobs::run(Job::Train, &mut self.context(config, Place::alone(generation), Communicator::alone(Arc::default())))
     }
 
     /// Trains with two workers; rank 1 is asked to stop after it was started, if `stop`.
@@ -111,7 +113,8 @@ impl Lab {
             let workers = InProcess::world(2).into_iter().enumerate().map(|(rank, end)| {
                 scope.spawn(move || {
                     let place = Place { rank, world: 2, local_rank: rank, generation: 1 };
-                    let mut context = self.context(config, place, Box::new(end));
+                    let collective = Communicator::start(move || Ok(Box::new(end)), Arc::default()).unwrap();
+                    let mut context = self.context(config, place, collective);
                     if stop && rank == 1 {
                         context.stop.request();
                     }

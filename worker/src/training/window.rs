@@ -1,64 +1,89 @@
 //! The figures of the steps since the last record, read back from the device all at once.
 
+use common::config::NotFinitePolicy;
 use tch::Tensor;
 use thiserror::Error;
+
+/// So many skipped steps in a row are no accident any more.
+const MOST_SKIPPED: usize = 100;
 
 /// The loss or the gradients of a step are no numbers any more.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "step {step}: {figure} is not finite; lower the learning rates of train.groups or raise their warm-up, then resume from the last \
-     checkpoint"
+    "step {step}: {figure} is not finite{more}; lower the learning rates of train.groups or raise their warm-up, then resume from the \
+     last checkpoint (or let train.not_finite = \"skip\" or \"back\" get over it)"
 )]
 pub struct NotFinite {
     /// The first such step, counted from 1.
     pub step: u64,
     /// `the loss` or `the gradient norm`.
     pub figure: &'static str,
+    /// What was tried.
+    pub more: String,
 }
 
 /// Figures over the steps since the last record.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
-    /// Mean loss.
+    /// Mean loss of the steps that changed something.
     pub loss: f64,
-    /// Gradient norm of the last step, before clipping.
+    /// Gradient norm of the last of them, before clipping.
     pub grad_norm: f64,
     /// Number of steps.
     pub steps: usize,
+    /// Steps that changed nothing, counted from 1.
+    pub skipped: Vec<u64>,
 }
 
 /// Collects steps until somebody wants to see figures.
-#[derive(Default)]
 pub struct Window {
+    policy: NotFinitePolicy,
     /// Steps done, loss, gradient norm.
     steps: Vec<(u64, Tensor, Tensor)>,
+    /// Skipped steps since the last one that was not.
+    in_a_row: usize,
 }
 
 impl Window {
+    /// An empty window. Unless the policy is to skip them, steps without a number are errors.
+    pub fn new(policy: NotFinitePolicy) -> Self {
+        Self { policy, steps: Vec::new(), in_a_row: 0 }
+    }
+
     /// Adds step number `step` (from 1).
     pub fn push(&mut self, step: u64, loss: Tensor, grad_norm: Tensor) {
         self.steps.push((step, loss, grad_norm));
     }
 
-    /// The figures, none without steps; a new window begins.
+    /// The figures, none if no step has any; a new window begins.
     ///
     /// # Errors
-    /// A loss or gradient norm that is not finite, naming the first step that has one.
+    /// A loss or gradient norm that is not finite, naming the first step that has one; where such steps are skipped, a hundred in a row.
     pub fn close(&mut self) -> Result<Option<Figures>, NotFinite> {
-        let window = std::mem::take(self);
-        let (mut losses, mut last_norm) = (0.0, None);
-        for (step, loss, grad_norm) in &window.steps {
+        let steps = std::mem::take(&mut self.steps);
+        let (mut losses, mut last_norm, mut skipped) = (0.0, f64::NAN, Vec::new());
+        for (step, loss, grad_norm) in &steps {
             let (loss, grad_norm) = (loss.double_value(&[]), grad_norm.double_value(&[]));
-            for (figure, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
-                if !value.is_finite() {
-                    return Err(NotFinite { step: *step, figure });
-                }
+            let odd = [("the loss", loss), ("the gradient norm", grad_norm)].into_iter().find(|(_, value)| !value.is_finite());
+            let Some((figure, _)) = odd else {
+                (losses, last_norm, self.in_a_row) = (losses + loss, grad_norm, 0);
+                continue;
+            };
+            if self.policy != NotFinitePolicy::Skip {
+                return Err(NotFinite { step: *step, figure, more: String::new() });
             }
-            losses += loss;
-            last_norm = Some(grad_norm);
+            skipped.push(*step);
+            self.in_a_row += 1;
+            if self.in_a_row >= MOST_SKIPPED {
+                let more = format!(", as in the {} steps before it, which were skipped", MOST_SKIPPED - 1);
+                return Err(NotFinite { step: *step, figure, more });
+            }
         }
-        let steps = window.steps.len();
-        Ok(last_norm.map(|grad_norm| Figures { loss: losses / steps as f64, grad_norm, steps }))
+        let counted = steps.len() - skipped.len();
+        for step in &skipped {
+            tracing::warn!("step {step} was skipped: its gradients were not finite");
+        }
+        Ok((counted > 0).then(|| Figures { loss: losses / counted as f64, grad_norm: last_norm, steps: steps.len(), skipped }))
     }
 }
 
@@ -67,18 +92,35 @@ impl Window {
 mod tests {
     use super::*;
 
+    fn window(policy: NotFinitePolicy, steps: &[(u64, f64, f64)]) -> Window {
+        let mut window = Window::new(policy);
+        for &(step, loss, norm) in steps {
+            window.push(step, Tensor::from(loss), Tensor::from(norm));
+        }
+        window
+    }
+
+    const BROKEN: [(u64, f64, f64); 4] = [(3, 1.0, 2.0), (4, 1.0, f64::INFINITY), (5, f64::NAN, f64::NAN), (6, 2.0, 4.0)];
+
     #[test]
     fn means_over_the_window_and_the_first_step_without_a_number() {
-        let scalar = |value: f64| Tensor::from(value);
-        let mut window = Window::default();
-        assert_eq!(window.close(), Ok(None));
-        window.push(1, scalar(1.0), scalar(3.0));
-        window.push(2, scalar(2.0), scalar(4.0));
-        let figures = window.close().unwrap().unwrap();
-        assert_eq!(figures, Figures { loss: 1.5, grad_norm: 4.0, steps: 2 });
-        window.push(3, scalar(1.0), scalar(f64::INFINITY));
-        window.push(4, scalar(f64::NAN), scalar(f64::NAN));
-        assert_eq!(window.close(), Err(NotFinite { step: 3, figure: "the gradient norm" }));
-        assert_eq!(window.close(), Ok(None), "a closed window is empty");
+        let mut fine = window(NotFinitePolicy::Stop, &[(1, 1.0, 3.0), (2, 2.0, 4.0)]);
+        assert_eq!(fine.close(), Ok(Some(Figures { loss: 1.5, grad_norm: 4.0, steps: 2, skipped: vec![] })));
+        assert_eq!(fine.close(), Ok(None), "a closed window is empty");
+        let error = window(NotFinitePolicy::Stop, &BROKEN).close().unwrap_err();
+        assert_eq!((error.step, error.figure), (4, "the gradient norm"));
+    }
+
+    #[test]
+    fn skipped_steps_do_not_count_until_they_are_too_many() {
+        let figures = window(NotFinitePolicy::Skip, &BROKEN).close().unwrap().unwrap();
+        assert_eq!(figures, Figures { loss: 1.5, grad_norm: 4.0, steps: 4, skipped: vec![4, 5] });
+        let nothing = |from: u64, to: u64| (from..to).map(|step| (step, f64::NAN, f64::NAN)).collect::<Vec<_>>();
+        let mut long = window(NotFinitePolicy::Skip, &nothing(0, 60));
+        assert_eq!(long.close(), Ok(None));
+        for (step, loss, norm) in nothing(60, 100) {
+            long.push(step, Tensor::from(loss), Tensor::from(norm));
+        }
+        assert_eq!(long.close().unwrap_err().step, 99);
     }
 }

@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::resnet::Time;
 use super::unet_body::{Part, UnetBody};
+use crate::model::precision::Mixed;
 
 /// A forward pass that can be gone through once more.
 #[derive(Debug)]
@@ -54,9 +55,9 @@ impl Tape {
     }
 
     /// Carries the gradient of the prediction on to the parameters of `body`, and to whatever time and slots were computed from.
-    pub(crate) fn backward(mut self, body: &UnetBody) {
+    pub(crate) fn backward(mut self, body: &UnetBody, mixed: Mixed) {
         while let Some(Recorded { part, inputs, outputs }) = self.parts.pop() {
-            let again = body.part(part, inputs, Time::PerImage(&self.time.leaf), Some(&self.slots.leaf));
+            let again = mixed.run(|| body.part(part, inputs, Time::PerImage(&self.time.leaf), Some(&self.slots.leaf)));
             carry_on(again.iter().zip(&outputs));
         }
         carry_on([&self.time, &self.slots].into_iter().map(|cut| (&cut.before, &cut.leaf)));

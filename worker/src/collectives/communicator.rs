@@ -1,0 +1,194 @@
+//! The communication thread: it owns the backend and does what it is asked to, in the order in which it is asked, while the thread that
+//! asks computes on.
+//!
+//! Two clocks run: the time that the thread spends in the backend ([`Communicator::busy`]), and the time that the job's own thread waits
+//! for it, which the worker's [`Activity`] books as [`Phase::Collective`]. Their difference is what computation has hidden.
+
+use super::{Aborter, Collective, CollectiveError, Solo};
+use common::config::Wire;
+use common::control::{Activity, Phase};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tch::{Kind, Tensor, no_grad};
+
+/// All workers, reached through a thread of its own. Dropping it leaves the backend in an orderly way.
+pub struct Communicator {
+    submitter: Submitter,
+    rank: usize,
+    world: usize,
+    aborter: Aborter,
+    busy: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A way to ask the communication thread for sums, from whichever thread has the addends ready.
+#[derive(Clone)]
+pub struct Submitter {
+    /// None in a world of one, where a sum is there at once.
+    requests: Option<Sender<Request>>,
+    activity: Arc<Activity>,
+}
+
+/// A sum that was asked for.
+#[must_use = "the tensor belongs to the communication thread until the ticket was waited for"]
+pub struct Ticket(Option<Receiver<Result<(), CollectiveError>>>);
+
+struct Request {
+    operation: Operation,
+    answer: SyncSender<Result<(), CollectiveError>>,
+}
+
+enum Operation {
+    Sum(Tensor, Wire),
+    Broadcast(Tensor, usize),
+    Barrier,
+}
+
+/// What the thread says of itself once it has connected.
+type Connected = Result<(usize, usize, Aborter), CollectiveError>;
+
+impl Communicator {
+    /// Starts the thread, which connects the workers by `connect` first.
+    ///
+    /// # Errors
+    /// Those of `connect`.
+    pub fn start(
+        connect: impl FnOnce() -> Result<Box<dyn Collective>, CollectiveError> + Send + 'static,
+        activity: Arc<Activity>,
+    ) -> Result<Self, CollectiveError> {
+        let (requests, inbox) = channel();
+        let (told, connected) = sync_channel::<Connected>(1);
+        let busy = Arc::new(AtomicU64::new(0));
+        let clock = busy.clone();
+        let body = move || match connect() {
+            Ok(mut backend) => {
+                let _ = told.send(Ok((backend.rank(), backend.world(), backend.aborter())));
+                serve(backend.as_mut(), &inbox, &clock);
+            }
+            Err(error) => drop(told.send(Err(error))),
+        };
+        let thread = std::thread::Builder::new().name("communication".into()).spawn(body);
+        let thread = thread.map_err(|error| CollectiveError::Transport { operation: "start", cause: error.to_string() })?;
+        let (rank, world, aborter) = connected.recv().unwrap_or_else(|_| Err(gone("connect")))?;
+        let submitter = Submitter { requests: (world > 1).then_some(requests), activity };
+        Ok(Self { submitter, rank, world, aborter, busy, thread: Some(thread) })
+    }
+
+    /// The only worker of a world of one: nothing is ever waited for, and there is no thread.
+    pub fn alone(activity: Arc<Activity>) -> Self {
+        let submitter = Submitter { requests: None, activity };
+        Self { submitter, rank: 0, world: 1, aborter: Solo.aborter(), busy: Arc::default(), thread: None }
+    }
+
+    /// For whoever shall ask for sums from another thread.
+    pub fn submitter(&self) -> Submitter {
+        self.submitter.clone()
+    }
+
+    /// How long the thread was busy with the backend so far.
+    pub fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
+    }
+
+    fn wait_for(&self, operation: Operation) -> Result<(), CollectiveError> {
+        self.submitter.wait(self.submitter.submit(operation))
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.submitter.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported by its hook; whoever waited for it has an error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Submitter {
+    /// Asks for the sum of `tensor` over all workers, in place, in the numbers of `wire`.
+    pub fn sum(&self, tensor: &Tensor, wire: Wire) -> Ticket {
+        self.submit(Operation::Sum(tensor.shallow_clone(), wire))
+    }
+
+    /// Waits until a sum is there.
+    ///
+    /// # Errors
+    /// A tensor that the backend cannot move, or a failure of the transport.
+    pub fn wait(&self, ticket: Ticket) -> Result<(), CollectiveError> {
+        let Some(answer) = ticket.0 else { return Ok(()) };
+        let before = self.activity.enter(Phase::Collective);
+        let result = answer.recv().unwrap_or_else(|_| Err(gone("an operation")));
+        self.activity.enter(before);
+        result
+    }
+
+    fn submit(&self, operation: Operation) -> Ticket {
+        let Some(requests) = &self.requests else { return Ticket(None) };
+        let (answer, ticket) = sync_channel(1);
+        // If the thread is gone, the answer is dropped with the request, and that is what `wait` sees.
+        let _ = requests.send(Request { operation, answer });
+        Ticket(Some(ticket))
+    }
+}
+
+fn gone(operation: &'static str) -> CollectiveError {
+    CollectiveError::Transport { operation, cause: "the communication thread has ended".into() }
+}
+
+/// Does what is asked until nobody can ask any more.
+fn serve(backend: &mut dyn Collective, inbox: &Receiver<Request>, busy: &AtomicU64) {
+    while let Ok(Request { operation, answer }) = inbox.recv() {
+        let started = Instant::now();
+        let result = match &operation {
+            Operation::Sum(tensor, wire) => sum(backend, tensor, *wire),
+            Operation::Broadcast(tensor, root) => backend.broadcast(tensor, *root),
+            Operation::Barrier => backend.barrier(),
+        };
+        let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        busy.fetch_add(nanoseconds, Ordering::Relaxed);
+        drop(operation);
+        // Nobody listens any more when the job has failed meanwhile.
+        let _ = answer.send(result);
+    }
+}
+
+fn sum(backend: &mut dyn Collective, tensor: &Tensor, wire: Wire) -> Result<(), CollectiveError> {
+    if wire == Wire::Fp32 || tensor.kind() != Kind::Float {
+        return backend.all_reduce_sum(tensor);
+    }
+    let rounded = tensor.to_kind(Kind::BFloat16);
+    backend.all_reduce_sum(&rounded)?;
+    no_grad(|| tensor.shallow_clone().copy_(&rounded));
+    Ok(())
+}
+
+impl Collective for Communicator {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.world
+    }
+
+    fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
+        self.wait_for(Operation::Sum(tensor.shallow_clone(), Wire::Fp32))
+    }
+
+    fn broadcast(&mut self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
+        super::check_root(root, self.world)?;
+        self.wait_for(Operation::Broadcast(tensor.shallow_clone(), root))
+    }
+
+    fn barrier(&mut self) -> Result<(), CollectiveError> {
+        self.wait_for(Operation::Barrier)
+    }
+
+    fn aborter(&self) -> Aborter {
+        self.aborter.clone()
+    }
+}
