@@ -53,6 +53,11 @@ impl Lab {
     /// Coloured squares on a dark ground, and moments that are their colour: something to learn; if `flip`, those of the mirrored squares
     /// too.
     pub(super) fn write_data_set(&self, seed: i64, flip: bool) {
+        self.write_rows(seed, flip, None);
+    }
+
+    /// The same, with moments that are no numbers in row `spoiled`.
+    fn write_rows(&self, seed: i64, flip: bool, spoiled: Option<i64>) {
         let mut schema = vec![Column::hot("moments", DType::F16, &[4, 4, 4]), Column::cold("image", DType::U8, &[16, 16, 3])];
         tch::manual_seed(seed);
         let colours = Tensor::rand([ROWS as i64, 1, 1, 3], (Kind::Float, Device::Cpu));
@@ -64,6 +69,9 @@ impl Lab {
         let small = images.permute([0, 3, 1, 2]).adaptive_avg_pool2d([4, 4]) / 64.0 - 1.0;
         let mean = small.narrow(1, 0, 2);
         let moments = Tensor::cat(&[&mean, &(mean.zeros_like() - 6.0)], 1);
+        if let Some(row) = spoiled {
+            let _ = moments.get(row).fill_(f64::INFINITY);
+        }
         let mut columns = vec![bytes(&moments.to_kind(Kind::Half)), bytes(&images.to_kind(Kind::Uint8))];
         if flip {
             schema.push(Column::hot("moments_flipped", DType::F16, &[4, 4, 4]));
@@ -255,6 +263,33 @@ fn input_that_cannot_be_trained_on_is_named_before_the_first_step() {
     fs::write(&shard, content).unwrap();
     let text = message(lab.train(&lab.config(&[]), 1));
     assert!(text.contains(shard.file_name().unwrap().to_str().unwrap()) && text.contains("damaged"), "{text}");
+}
+
+/// One image in 24 cannot be learned from; every epoch of six steps meets it once.
+#[test]
+fn steps_without_numbers_are_skipped_or_gone_back_from_as_configured() {
+    let lab = Lab::new();
+    fs::remove_dir_all(lab.path("latents")).unwrap();
+    lab.write_rows(5, false, Some(7));
+    let policy = |policy: &str| {
+        let name = format!("run.name={policy}");
+        lab.config(&[&name, &format!("train.not_finite={policy}"), "train.steps=12", "checkpoint.every_steps=1", "train.ema_decay=0.9"])
+    };
+    let config = policy("skip");
+    lab.train_by_two(&config, false);
+    assert_eq!(lab.newest(&config).0.step, 12);
+    let skipped: f64 = lab.records(&config).iter().map(|record| record.figures["skipped_steps"]).sum();
+    let lost = 12 - lab.records(&config).len();
+    assert_eq!(skipped + lost as f64, 2.0, "steps without a record, and skipped steps within one");
+
+    // Other noise does not mend an image, and in the end that is said.
+    for config in [policy("stop"), policy("back")] {
+        let text = message(lab.train(&config, 1));
+        assert!(text.contains("is not finite"), "{text}");
+        assert_eq!(text.contains("cannot go back from step"), config.run.name == "back", "{text}");
+        let newest = lab.newest(&config).0;
+        assert!(newest.step < 6 && text.contains(&format!("step {}: ", newest.step + 1)), "{} of {text}", newest.step);
+    }
 }
 
 #[test]
