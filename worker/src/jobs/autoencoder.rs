@@ -10,6 +10,7 @@ use crate::model::{Autoencoder, Initial, weights};
 use crate::training::optimizer::{AdamW, clip};
 use crate::training::parameters::{FlatParameters, Group};
 use crate::training::random::{Draws, Purpose};
+use crate::training::reduction::Reducer;
 use crate::training::schedule::LearningRate;
 use anyhow::{Context, Result};
 use common::config::{Decay, GroupConfig, OptimizerConfig};
@@ -117,6 +118,7 @@ fn save(context: &JobContext, autoencoder: &Autoencoder, record: &Value) -> Resu
 struct Training {
     autoencoder: Autoencoder,
     parameters: FlatParameters,
+    reducer: Reducer,
     adamw: AdamW,
     learning_rate: LearningRate,
     draws: Draws,
@@ -144,10 +146,11 @@ impl Training {
             autoencoder.module.variables.iter().map(|variable| (variable.name.clone(), variable.tensor.shallow_clone()));
         let group = Group { name: autoencoder.module.name.to_owned(), variables: variables.collect() };
         let parameters = FlatParameters::new(vec![group])?;
+        let reducer = Reducer::new(&parameters, &context.collective, &config.train.reduction)?;
         let adamw = AdamW::new(&parameters, OptimizerConfig::default());
         let group = GroupConfig { learning_rate: recipe.learning_rate, warmup_steps: recipe.warmup_steps };
         let learning_rate = LearningRate::new(&group, Decay::Cosine, recipe.steps);
-        Ok(Self { autoencoder, parameters, adamw, learning_rate, draws: Draws::new(config.run.seed), images, order })
+        Ok(Self { autoencoder, parameters, reducer, adamw, learning_rate, draws: Draws::new(config.run.seed), images, order })
     }
 
     /// All steps. The last reported loss, or nothing when a worker was asked to stop.
@@ -193,14 +196,14 @@ impl Training {
         let noise = self.draws.normal(step, Purpose::PosteriorNoise, rows, &[channels / 2, height, width]);
         let decoded = self.autoencoder.decode(&Autoencoder::sample(&moments, &noise.to_device(context.device)));
         let loss = (decoded.mse_loss(&images, Reduction::Mean) + kl_divergence(&moments) * recipe.kl_weight) * share;
-        loss.backward();
-
         let passengers = self.parameters.passengers();
         tch::no_grad(|| {
             passengers.get(0).copy_(&loss.detach());
             let _ = passengers.get(1).fill_(f64::from(u8::from(context.stop.requested())));
         });
-        context.collective.all_reduce_sum(self.parameters.reduced())?;
+        self.reducer.arm();
+        loss.backward();
+        self.reducer.finish()?;
         let divisor = clip(&self.parameters.gradients(), CLIP_NORM).divisor;
         self.adamw.step(&self.parameters, &[self.learning_rate.at(step)], step + 1, divisor.as_ref(), None)?;
         Ok(passengers)

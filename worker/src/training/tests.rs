@@ -273,7 +273,13 @@ fn steps_without_numbers_are_skipped_or_gone_back_from_as_configured() {
     lab.write_rows(5, false, Some(7));
     let policy = |policy: &str| {
         let name = format!("run.name={policy}");
-        lab.config(&[&name, &format!("train.not_finite={policy}"), "train.steps=12", "checkpoint.every_steps=1", "train.ema_decay=0.9"])
+        lab.config(&[
+            &name,
+            &format!("train.not_finite={policy}"),
+            "train.steps=12",
+            "checkpoint.every_steps=1",
+            "train.ema_decay=0.9",
+        ])
     };
     let config = policy("skip");
     lab.train_by_two(&config, false);
