@@ -11,6 +11,7 @@ mod light_binary;
 mod official;
 mod peers;
 mod pipeline;
+mod precision;
 mod processes;
 mod records;
 mod rehearsal;

@@ -106,6 +106,24 @@ pub fn memory(config: &Config, rows_per_worker: usize) -> Memory {
     }
 }
 
+/// The largest `train.micro_batch` with which a worker with a share of `rows_per_worker` images stays within `bytes`; none if a single
+/// image is too much.
+#[must_use]
+pub fn micro_batch_within(config: &Config, rows_per_worker: usize, bytes: u64) -> Option<usize> {
+    let fits = |rows: usize| {
+        let mut config = config.clone();
+        config.train.micro_batch = Some(rows);
+        memory(&config, rows_per_worker).total() <= bytes
+    };
+    // What fits grows with the memory, so the border is found by halving.
+    let (mut fitting, mut too_many) = (0, rows_per_worker + 1);
+    while too_many - fitting > 1 {
+        let middle = fitting.midpoint(too_many);
+        if fits(middle) { fitting = middle } else { too_many = middle }
+    }
+    (fitting > 0).then_some(fitting)
+}
+
 /// Bytes of an image and its moments as they come from the data set.
 fn sample(config: &Config) -> u64 {
     let (resolution, side) = (config.data.resolution as u64, latent_side(config));

@@ -119,3 +119,17 @@ fn the_parts_are_what_they_say() {
     assert_eq!(memory.cache, 3 << 20);
     assert_eq!(super::memory(&self::config(QUICKSTART, &["train.ema_decay=0"]), 10).average, 0);
 }
+
+#[test]
+fn the_micro_batch_within_a_memory_is_the_largest_one() {
+    let config = config(QUICKSTART, &[]);
+    let needed = |rows| {
+        let mut config = config.clone();
+        config.train.micro_batch = Some(rows);
+        memory(&config, 16).total()
+    };
+    assert_eq!(micro_batch_within(&config, 16, u64::MAX), Some(16));
+    assert_eq!(micro_batch_within(&config, 16, needed(9)), Some(9));
+    assert!(needed(10) > needed(9));
+    assert_eq!(micro_batch_within(&config, 16, 1 << 20), None);
+}
