@@ -20,14 +20,22 @@ impl Attempt {
     /// Writes a part and returns what the manifest says about it. When this returns, the part survives a power cut. Parts may be
     /// written concurrently.
     pub async fn write_part(&self, name: &str, bytes: Bytes) -> Result<Part, CheckpointError> {
+        self.write_pieces(name, vec![bytes]).await
+    }
+
+    /// As [`write_part`](Self::write_part), for a part that was never put together. Its digest is taken while it is on its way.
+    pub async fn write_pieces(&self, name: &str, pieces: Vec<Bytes>) -> Result<Part, CheckpointError> {
         if !is_part_name(name) {
             return Err(CheckpointError::PartName { name: name.to_owned() });
         }
         let object = format!("{}/{name}{PART_SUFFIX}", self.place.folder());
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        let size = bytes.len() as u64;
-        self.store.put(&object, bytes).await?;
-        Ok(Part { object, name: name.to_owned(), bytes: size, blake3 })
+        let mut hasher = blake3::Hasher::new();
+        self.store
+            .put_pieces(&object, pieces, |bytes| {
+                hasher.update(bytes);
+            })
+            .await?;
+        Ok(Part { object, name: name.to_owned(), bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
 
     /// Makes the parts a checkpoint. Step and generation must be those of the attempt, and every part must be in place in full size.

@@ -15,12 +15,12 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt};
 
 /// Objects larger than this are uploaded in parts: a single PUT ends at 5 GiB and restarts from zero after a fault.
 const WHOLE_PUT: usize = 32 << 20;
@@ -204,22 +204,38 @@ impl Store {
 
     /// Writes the object, replacing an older one at once or not at all. When this returns, the object survives a power cut.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.put_pieces(name, vec![bytes], |_| ()).await
+    }
+
+    /// Writes the object from the pieces that it is made of, as [`put`](Self::put) does, without putting them together first. `seen` is
+    /// shown every byte once and in order, while those before it are on their way.
+    pub async fn put_pieces(&self, name: &str, pieces: Vec<Bytes>, mut seen: impl FnMut(&[u8])) -> Result<(), StorageError> {
         let path = self.path(name)?;
-        let written = if self.local.is_none() && bytes.len() > WHOLE_PUT {
-            self.put_in_parts(&path, bytes).await
+        let total: usize = pieces.iter().map(Bytes::len).sum();
+        let written = if total > WHOLE_PUT {
+            self.put_in_parts(&path, pieces, total, &mut seen).await
         } else {
-            self.backend.put(&path, PutPayload::from(bytes)).await.map(drop)
+            pieces.iter().for_each(|piece| seen(piece));
+            self.backend.put(&path, pieces.into_iter().collect()).await.map(drop)
         };
         written.map_err(|error| self.failed("write", name, error))
     }
 
-    async fn put_in_parts(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
+    async fn put_in_parts(
+        &self,
+        path: &Path,
+        pieces: Vec<Bytes>,
+        total: usize,
+        seen: &mut impl FnMut(&[u8]),
+    ) -> object_store::Result<()> {
         let mut upload = self.backend.put_multipart(path).await?;
-        let size = PART.max(bytes.len().div_ceil(MAX_PARTS));
-        let parts: Vec<_> = (0..bytes.len())
-            .step_by(size)
-            .map(|start| upload.put_part(bytes.slice(start..bytes.len().min(start + size)).into()))
-            .collect();
+        let parts = regroup(pieces, PART.max(total.div_ceil(MAX_PARTS)));
+        // Each part is handed to the backend before it is looked at, so that both happen at once.
+        let parts = parts.into_iter().map(|part| {
+            let written = tokio::spawn(upload.put_part(part.clone().into_iter().collect()));
+            part.iter().for_each(|piece| seen(piece));
+            written.map(|joined| joined.unwrap_or_else(|error| Err(error.into())))
+        });
         match futures::stream::iter(parts).buffer_unordered(PARTS_IN_FLIGHT).try_collect::<()>().await {
             Ok(()) => upload.complete().await.map(drop),
             Err(error) => {
@@ -312,6 +328,24 @@ impl Store {
             error => StorageError::Backend { action, object: self.name_url(name), source: Box::new(error) },
         }
     }
+}
+
+/// The same bytes in parts of `size`, the last one smaller, each made of slices of the pieces.
+fn regroup(pieces: Vec<Bytes>, size: usize) -> Vec<Vec<Bytes>> {
+    let mut parts: Vec<Vec<Bytes>> = Vec::new();
+    let mut room = 0;
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            if room == 0 {
+                parts.push(Vec::new());
+                room = size;
+            }
+            let slice = piece.split_to(room.min(piece.len()));
+            room -= slice.len();
+            parts.last_mut().into_iter().for_each(|part| part.push(slice.clone()));
+        }
+    }
+    parts
 }
 
 /// The URL alone: the backend's own form is long and holds the settings of the connection.

@@ -9,6 +9,32 @@ fn stores() -> (tempfile::TempDir, Vec<Store>) {
     (folder, vec![local, Store::open("memory://set").unwrap()])
 }
 
+#[test]
+fn pieces_become_parts_of_one_size() {
+    let pieces: Vec<Bytes> =
+        [0..0, 0..3, 3..13, 13..14, 14..21].map(|range: std::ops::Range<u8>| range.collect::<Vec<u8>>().into()).into();
+    let parts = regroup(pieces, 4);
+    let sizes: Vec<usize> = parts.iter().map(|part| part.iter().map(Bytes::len).sum()).collect();
+    assert_eq!(sizes, [4, 4, 4, 4, 4, 1]);
+    assert_eq!(parts.concat().concat(), (0..21).collect::<Vec<u8>>());
+}
+
+/// Larger than one request, from pieces that do not end where parts do.
+#[tokio::test]
+async fn an_object_of_many_pieces_is_whole_and_was_seen_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let pieces: Vec<Bytes> = (0..5_u8).map(|index| vec![index; 9 << 20].into()).collect();
+    let mut seen = blake3::Hasher::new();
+    let look = |bytes: &[u8]| {
+        seen.update(bytes);
+    };
+    store.put_pieces("large", pieces.clone(), look).await.unwrap();
+    let found = store.get("large").await.unwrap();
+    assert!(found == pieces.concat());
+    assert_eq!(seen.finalize(), blake3::hash(&found));
+}
+
 #[tokio::test]
 async fn objects_come_back_as_written() {
     let (folder, stores) = stores();
