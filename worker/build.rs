@@ -1,11 +1,8 @@
-//! Links the worker so that it runs without environment variables: an rpath to libtorch, and the CUDA half of libtorch kept even though
-//! no symbol of it is named.
+//! Links the worker with libtorch, as torch-shim's build script says.
 
-fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
-    let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
-    println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-    println!("cargo:rustc-link-arg=-ltorch");
-    println!("cargo:rustc-link-arg=-Wl,--as-needed");
+fn main() -> Result<(), std::env::VarError> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let arguments = std::env::var("DEP_TORCH_SHIM_LINK_ARGUMENTS")?;
+    arguments.split(';').for_each(|argument| println!("cargo::rustc-link-arg={argument}"));
+    Ok(())
 }

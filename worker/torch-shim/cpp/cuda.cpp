@@ -1,0 +1,2 @@
+// Streams, events and graphs.
+#include "shim.h"

@@ -1,0 +1,6 @@
+//! CUDA: what stands in the way of it.
+
+mod status;
+
+pub use status::CudaStatus;
+pub(crate) use status::Facts;
