@@ -56,14 +56,14 @@ struct Running {
     lap: Lap,
     since: Instant,
     /// Shows the part in a trace.
-    _range: Option<Range>,
+    _range: Range,
 }
 
 impl Laps {
     /// Starts with `lap` on `device`.
     pub fn start(&mut self, lap: Lap, device: Device) {
         wait_for(device);
-        self.running = Some(Running { device, lap, since: Instant::now(), _range: record_function(lap.name()).ok() });
+        self.running = Some(Running { device, lap, since: Instant::now(), _range: record_function(lap.name()) });
     }
 
     /// Goes on with `lap`.

@@ -3,22 +3,23 @@
 use super::parameters::FlatParameters;
 use common::config::OptimizerConfig;
 use tch::{Kind, Tensor, no_grad};
-use torch_shim::{AdamWOptions, ShimError, fused_adamw};
+use torch_shim::optimizer::{AdamWTensors, LossScaling};
+use torch_shim::{LearningRate, ShimError, fused_adamw};
 
 /// AdamW: the moments of all parameters, and the update.
 pub struct AdamW {
     config: OptimizerConfig,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    /// The number of the update, f32 `[1]`, where the update reads it.
-    update: Tensor,
+    /// How many updates there were, f32 `[1]`, where the update reads it and counts on.
+    updates: Tensor,
 }
 
 impl AdamW {
     /// Zero moments for `parameters`.
     pub fn new(parameters: &FlatParameters, config: OptimizerConfig) -> Self {
-        let update = Tensor::zeros([], (Kind::Float, parameters.values().device()));
-        Self { config, exp_avg: parameters.zeros(), exp_avg_sq: parameters.zeros(), update }
+        let updates = Tensor::zeros([1], (Kind::Float, parameters.values().device()));
+        Self { config, exp_avg: parameters.zeros(), exp_avg_sq: parameters.zeros(), updates }
     }
 
     /// First moments, `[len]`, in the layout of the parameters.
@@ -45,14 +46,21 @@ impl AdamW {
         skip: Option<&Tensor>,
     ) -> Result<(), ShimError> {
         let OptimizerConfig { beta1, beta2, epsilon, weight_decay } = self.config;
+        let adamw = torch_shim::AdamW { beta1, beta2, weight_decay, epsilon };
         let gradients = parameters.gradients();
-        let _ = no_grad(|| self.update.fill_(update as f64));
         for ((_, range), &learning_rate) in parameters.groups().iter().zip(learning_rates) {
             let part = |flat: &Tensor| [flat.narrow(0, range.start, range.end - range.start)];
-            let options = AdamWOptions { learning_rate, beta1, beta2, epsilon, weight_decay };
-            let steps = [self.update.shallow_clone()];
-            let (exp_avg, exp_avg_sq) = (part(&self.exp_avg), part(&self.exp_avg_sq));
-            fused_adamw(&part(parameters.values()), &part(&gradients), &exp_avg, &exp_avg_sq, &steps, &options, divisor, skip)?;
+            // The checkpoint's step is the only counter there is: what a skipped update does not count is set right here.
+            let _ = no_grad(|| self.updates.fill_(update as f64 - 1.0));
+            let tensors = AdamWTensors {
+                parameters: &part(parameters.values()),
+                gradients: &part(&gradients),
+                exp_avg: &part(&self.exp_avg),
+                exp_avg_sq: &part(&self.exp_avg_sq),
+                steps: &[self.updates.shallow_clone()],
+            };
+            let scaling = LossScaling { grad_scale: divisor, found_inf: skip };
+            fused_adamw(tensors, LearningRate::Value(learning_rate), adamw, scaling)?;
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! `--profile N`: a few steps under the profiler, a trace for Perfetto or chrome://tracing, and a table of where their time went.
 
 use super::laps::{Lap, Laps};
+use anyhow::Context;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tch::Device;
-use torch_shim::{ShimError, profiler};
+use torch_shim::ShimError;
+use torch_shim::profiler::{self, Detail};
 
 /// Steps before the profile: the first ones of a process allocate memory and choose algorithms.
 const WARM_UP: u64 = 3;
@@ -18,7 +20,15 @@ pub struct Profile {
     seen: u64,
     trace: PathBuf,
     device: Device,
-    began: Option<(Instant, f64)>,
+    running: Option<Running>,
+}
+
+/// A profile that is being taken.
+struct Running {
+    since: Instant,
+    /// Seconds that the communication thread had been busy by then.
+    communication: f64,
+    recording: profiler::Profile,
 }
 
 /// What a profile has found.
@@ -37,7 +47,7 @@ pub struct Findings {
 impl Profile {
     /// A profile of `steps` steps on `device`, whose trace goes to the file `trace`.
     pub fn new(steps: u64, trace: PathBuf, device: Device) -> Self {
-        Self { steps, seen: 0, trace, device, began: None }
+        Self { steps, seen: 0, trace, device, running: None }
     }
 
     /// Before each step: starts the profiler if it is time. `communication` are the seconds that the communication thread was busy so
@@ -47,9 +57,9 @@ impl Profile {
     /// The profiler cannot be started.
     pub fn before_step(&mut self, laps: &mut Laps, communication: f64) -> Result<(), ShimError> {
         if self.steps > 0 && self.seen == WARM_UP {
-            profiler::start()?;
+            let recording = profiler::Profile::start(Detail { shapes: true, memory: false })?;
             laps.start(Lap::Data, self.device);
-            self.began = Some((Instant::now(), communication));
+            self.running = Some(Running { since: Instant::now(), communication, recording });
         }
         self.seen += 1;
         Ok(())
@@ -59,13 +69,17 @@ impl Profile {
     ///
     /// # Errors
     /// The trace cannot be written.
-    pub fn after_step(&mut self, laps: &mut Laps, communication: f64, last: bool) -> Result<Option<Findings>, ShimError> {
+    pub fn after_step(&mut self, laps: &mut Laps, communication: f64, last: bool) -> anyhow::Result<Option<Findings>> {
         let steps = self.seen - WARM_UP.min(self.seen);
-        let Some((began, busy)) = self.began.filter(|_| steps == self.steps || last) else { return Ok(None) };
-        self.began = None;
+        if steps != self.steps && !last {
+            return Ok(None);
+        }
+        let Some(Running { since, communication: busy, recording }) = self.running.take() else { return Ok(None) };
         laps.stop();
-        let seconds = began.elapsed().as_secs_f64();
-        profiler::stop_and_save(&self.trace)?;
+        let seconds = since.elapsed().as_secs_f64();
+        let folder = self.trace.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        recording.save(&self.trace)?;
         let per_step = |seconds: f64| seconds / steps as f64;
         Ok(Some(Findings {
             steps,
