@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::backend::{Collective, Device};
 use common::control::{Activity, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
 use common::job::Job;
 use common::run_dir::RunDir;
@@ -53,8 +54,12 @@ fn number<T: std::str::FromStr>(names: [&str; 2]) -> Option<T> {
 }
 
 fn work(arguments: &[String]) -> Fallible<ExitCode> {
-    let [job, _, run, _, generation] = arguments else { return Err(format!("unexpected arguments {arguments:?}").into()) };
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [job, "--run-dir", run, "--generation", generation, "--device", device, "--collective", collective] = arguments[..] else {
+        return Err(format!("unexpected arguments {arguments:?}").into());
+    };
     let (job, generation): (Job, u64) = (job.parse()?, generation.parse()?);
+    let (device, _collective): (Device, Collective) = (device.parse()?, collective.parse()?);
     let rank: usize = number(["OMPI_COMM_WORLD_RANK", "RANK"]).ok_or("no rank")?;
     let fate = fate(rank)?.filter(|fate| generation <= fate.last_generation);
     let hello = Hello {
@@ -65,7 +70,7 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         generation,
         host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         pid: std::process::id(),
-        device: "none".into(),
+        device: device.name().into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let act = |moment: &str| fate.as_ref().is_some_and(|fate| fate.action == moment);
