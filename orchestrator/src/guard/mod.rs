@@ -138,7 +138,7 @@ impl Worker {
                 name = signals.next() => Some(FromWorker::Signalled { signal: name.into() }),
                 message = heard.recv() => match message {
                     Some(ToWorker::Stacks) => Some(FromWorker::Stacks { text: stacks::of(self.id).await }),
-                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. }) => None,
+                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. } | ToWorker::Rendezvous { .. }) => None,
                     // A worker that nobody watches must not go on holding its device.
                     Some(ToWorker::Kill { .. }) | None => {
                         self.kill();
