@@ -1,6 +1,8 @@
-//! What both binaries share: configuration, the control channel, storage, shards, the order of samples, checkpoints as bytes, the
-//! journal, a worker's place among the others, and where things lie in a run's folder. Nothing here knows a tensor.
+//! What both binaries share: configuration, what workers compute on, the control channel, storage, shards, the order of samples,
+//! checkpoints as bytes, the journal, a worker's place among the others, and where things lie in a run's folder. Nothing here knows a
+//! tensor.
 
+pub mod backend;
 pub mod checkpoint;
 pub mod config;
 pub mod control;

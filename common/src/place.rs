@@ -98,6 +98,12 @@ impl Place {
     }
 }
 
+/// Whether two names are one host's: one may have its domain, and the other not.
+#[must_use]
+pub fn same_host(one: &str, other: &str) -> bool {
+    one.split('.').next() == other.split('.').next()
+}
+
 /// The name of this host as the launcher knows it: Slurm's name for it, else the system's.
 #[must_use]
 pub fn host_name() -> String {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::backend::{Collective, Device};
 use common::control::{Activity, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
 use common::job::Job;
 use common::run_dir::RunDir;
@@ -15,6 +16,8 @@ use common::run_dir::RunDir;
 const TOTAL: u64 = 20;
 const FATE: u64 = 8;
 const UNIT: Duration = Duration::from_millis(10);
+/// Time for all workers to meet.
+const MEETING: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -48,13 +51,29 @@ fn fate(rank: usize) -> Fallible<Option<Fate>> {
     Ok((unlucky.parse::<usize>()? == rank).then_some(fate))
 }
 
+/// What a worker does before NCCL can start. The id of another generation must never be seen.
+fn meet(client: &ControlClient, rank: usize, generation: u64) -> Fallible<()> {
+    let id = format!("{generation:0256x}");
+    if rank == 0 {
+        client.offer_rendezvous(id.clone());
+    }
+    match client.rendezvous(MEETING)? {
+        found if found == id => Ok(()),
+        found => Err(format!("generation {generation} was sent to {found}").into()),
+    }
+}
+
 fn number<T: std::str::FromStr>(names: [&str; 2]) -> Option<T> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
 fn work(arguments: &[String]) -> Fallible<ExitCode> {
-    let [job, _, run, _, generation] = arguments else { return Err(format!("unexpected arguments {arguments:?}").into()) };
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let [job, "--run-dir", run, "--generation", generation, "--device", device, "--collective", collective] = arguments[..] else {
+        return Err(format!("unexpected arguments {arguments:?}").into());
+    };
     let (job, generation): (Job, u64) = (job.parse()?, generation.parse()?);
+    let (device, collective): (Device, Collective) = (device.parse()?, collective.parse()?);
     let rank: usize = number(["OMPI_COMM_WORLD_RANK", "RANK"]).ok_or("no rank")?;
     let fate = fate(rank)?.filter(|fate| generation <= fate.last_generation);
     let hello = Hello {
@@ -65,7 +84,7 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         generation,
         host: nix::unistd::gethostname()?.to_string_lossy().into_owned(),
         pid: std::process::id(),
-        device: "none".into(),
+        device: device.name().into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let act = |moment: &str| fate.as_ref().is_some_and(|fate| fate.action == moment);
@@ -78,6 +97,9 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         eprintln!("{reason}");
         std::process::exit(75);
     })?;
+    if collective == Collective::Nccl {
+        meet(&client, rank, generation)?;
+    }
     let stop = client.stop_flag();
     let endless = act("endless") || act("deaf");
     let mut done = 0;

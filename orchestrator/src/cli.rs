@@ -65,7 +65,7 @@ pub(crate) enum Command {
     /// Guard one worker; launchers start this in the worker's place
     #[command(hide = true)]
     Guard(GuardArguments),
-    /// Tell whether this host sees a file and can start the worker; `launch` asks that of every host
+    /// Tell whether this host sees a file, can start the worker and has a GPU for each; `launch` asks that of every host
     #[command(hide = true)]
     Probe {
         /// A file in the folder of all runs
@@ -74,6 +74,9 @@ pub(crate) enum Command {
         /// The worker binary
         #[arg(long)]
         worker: PathBuf,
+        /// GPUs that the workers on this host need
+        #[arg(long, default_value_t = 0)]
+        gpus: usize,
     },
     /// Let a run save at its next step and end, from anywhere that sees its folder; a queued one is cancelled
     Stop {

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Launch { run, json, wait, again } => commands::launch::run(&run, Manner { json, wait, again }),
         Command::Guard(arguments) => guard::run(&arguments),
-        Command::Probe { file, worker } => preflight::answer_probe(&file, &worker),
+        Command::Probe { file, worker, gpus } => preflight::answer_probe(&file, &worker, gpus),
         Command::Rehearse(arguments) => commands::rehearse::run(&arguments),
         Command::Stop { run, job } => commands::stop::run(run, job),
         Command::Plan { run } => commands::plan::run(&run),

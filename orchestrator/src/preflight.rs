@@ -6,8 +6,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::backend::{self, Backend, Collective, Device};
 use common::config::Config;
 use common::job::Job;
+use common::place::{host_name, same_host};
 use common::shards::{Dataset, ShardError};
 use common::storage::{StorageError, Store};
 
@@ -235,10 +237,9 @@ fn judge(hosts: &[String], answers: &str) -> Vec<String> {
     let lines = || answers.lines().filter_map(|line| line.split_once("probe ")?.1.split_once(' '));
     let mut problems: Vec<String> =
         lines().filter_map(|(host, word)| Some(format!("host {host}: {}", word.strip_prefix("no: ")?))).collect();
-    let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     let answered = lines().count();
     let silent: Vec<&str> =
-        hosts.iter().map(String::as_str).filter(|host| !lines().any(|(name, _)| short(name) == short(host))).collect();
+        hosts.iter().map(String::as_str).filter(|host| !lines().any(|(name, _)| same_host(name, host))).collect();
     // Names may differ from what the hosts call themselves; then only their number counts.
     if answered < hosts.len() && !silent.is_empty() {
         let limit = PROBE_LIMIT.as_secs();
@@ -248,9 +249,9 @@ fn judge(hosts: &[String], answers: &str) -> Vec<String> {
     problems
 }
 
-/// The answer of one host.
-pub(crate) fn answer_probe(file: &Path, worker: &Path) -> Result<ExitCode, crate::exit::Failure> {
-    let host = common::place::host_name();
+/// The answer of one host, which has to have `gpus` GPUs if that is not 0.
+pub(crate) fn answer_probe(file: &Path, worker: &Path, gpus: usize) -> Result<ExitCode, crate::exit::Failure> {
+    let host = host_name();
     let no = |reason: String| {
         println!("probe {host} no: {reason}");
         Ok(ExitCode::SUCCESS)
@@ -262,6 +263,11 @@ pub(crate) fn answer_probe(file: &Path, worker: &Path) -> Result<ExitCode, crate
         ));
     }
     if let Err(error) = check_worker(worker) {
+        return no(error.to_string());
+    }
+    let device = if gpus > 0 { Device::Cuda } else { Device::Cpu };
+    let backend = Backend { device, collective: Collective::Nccl };
+    if let Err(error) = backend.check_gpus(&host, gpus, backend::gpus_of_this_host(), backend::gpus_are_shared()) {
         return no(error.to_string());
     }
     println!("probe {host} ok");

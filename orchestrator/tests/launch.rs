@@ -134,6 +134,55 @@ fn one_worker_and_several_finish_and_the_summary_is_rank_0_s() {
     }
 }
 
+/// Workers that meet in NCCL, which they never do here, on CPUs.
+const NCCL: [&str; 4] = ["--set", "cluster.device=cpu", "--set", "cluster.collective=nccl"];
+
+#[test]
+fn workers_that_need_no_mpi_are_plain_children_that_fail_and_start_again_together() {
+    let lab = Lab::new("abort:1:1");
+    let mut command = lab.command(&[&["launch", "--config", "quickstart.toml", "--job", "scenes"], &NCCL[..]].concat());
+    // No mpirun, and the launch is itself a task of somebody's Slurm step.
+    let output = command.env("PATH", lab.folder.path()).env("SLURM_PROCID", "7").env("SLURM_NTASKS", "9").output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("restart 1 of 3: rank 1 on ") && text.contains("killed by signal 6 (SIGABRT)"), "{text}");
+    assert_eq!(lab.workers().len(), 4, "two generations of two");
+}
+
+#[test]
+fn one_plain_child_that_dies_early_ends_the_others_and_is_named() {
+    let lab = Lab::new("die-early:1:99");
+    let output = lab.launch(&[&NCCL[..], &["--set", "cluster.max_restarts=0"]].concat());
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("no libmpi for rank 1"), "{}", stderr(&output));
+    gone(&lab.workers());
+}
+
+#[test]
+fn mpirun_starts_workers_that_never_meet_in_mpi() {
+    let lab = Lab::new("");
+    let output = lab.launch(&[&NCCL[..], &["--json", "--set", "cluster.launcher=mpirun"]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), json!({"done": 20, "rank": 0}));
+}
+
+#[test]
+fn gpus_that_are_not_there_and_mpi_between_gpus_are_refused_before_anything_is_written() {
+    let lab = Lab::new("");
+    let refused = |settings: &[&str], environment: &[(&str, &str)]| {
+        let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let mut command = lab.command(&[&["launch", "--config", "quickstart.toml", "--job", "scenes"], &arguments[..]].concat());
+        one_line(&command.envs(environment.iter().copied()).output().unwrap())
+    };
+    let line = refused(&["cluster.device=cuda"], &[("CUDA_VISIBLE_DEVICES", "")]);
+    assert!(line.contains("cluster.device = \"cuda\"") && line.contains("no NVIDIA GPU"), "{line}");
+    let line = refused(&["cluster.device=cuda", "cluster.collective=mpi"], &[]);
+    assert!(line.contains("cluster.collective = \"mpi\"") && line.contains("\"nccl\""), "{line}");
+    let line = refused(&["cluster.device=cpu", "cluster.launcher=local"], &[]);
+    assert!(line.contains("cluster.launcher = \"local\"") && line.contains("2 workers"), "{line}");
+    assert!(!lab.folder.path().join("runs").exists());
+}
+
 #[test]
 fn a_crash_on_one_rank_is_named_and_the_next_generation_finishes() {
     let lab = Lab::new("abort:1:1");
@@ -289,7 +338,7 @@ fn a_worker_without_its_libraries_or_of_another_version_is_refused_before_anythi
 #[test]
 fn without_mpirun_the_line_names_the_package() {
     let lab = Lab::new("");
-    let mut command = lab.command(&["launch", "--config", "quickstart.toml", "--job", "scenes"]);
+    let mut command = lab.command(&["launch", "--config", "quickstart.toml", "--job", "scenes", "--set", "cluster.device=cpu"]);
     let line = one_line(&command.env("PATH", lab.folder.path()).output().unwrap());
     assert!(line.contains("openmpi-bin") && line.contains("2 workers"), "{line}");
 }
@@ -297,10 +346,12 @@ fn without_mpirun_the_line_names_the_package() {
 #[test]
 fn plan_shows_the_command_and_touches_nothing() {
     let lab = Lab::new("");
-    let output = lab.command(&["plan", "--config", "quickstart.toml"]).output().unwrap();
+    let output = lab.command(&["plan", "--config", "quickstart.toml", "--set", "cluster.device=cpu"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for words in [
         "runs/quickstart",
+        "device       cpu (as configured)",
+        "collective   mpi",
         "mpirun -np 2 --bind-to none",
         "OMP_NUM_THREADS=",
         "guard train --run-dir runs/quickstart --generation 1 --worker",

@@ -19,6 +19,7 @@ use super::error::ControlError;
 use super::frames::{FrameReceiver, FrameSender, Side, handshake};
 use super::messages::{FromWorker, Hello, ToWorker};
 use super::outbox::Outbox;
+use super::rendezvous::Rendezvous;
 use super::transport::tune;
 use crate::run_dir::RunDir;
 
@@ -33,6 +34,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(5);
 pub struct ControlClient {
     outbox: Arc<Outbox>,
     stop: Arc<AtomicBool>,
+    rendezvous: Arc<Rendezvous>,
     generation: u64,
     ended: Mutex<mpsc::Receiver<()>>,
 }
@@ -55,19 +57,19 @@ impl ControlClient {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
         let (generation, line) = runtime.block_on(connect(&address, hello))?;
 
-        let (outbox, stop) = (Arc::new(Outbox::default()), Arc::new(AtomicBool::new(false)));
+        let (outbox, stop, rendezvous) = (Arc::<Outbox>::default(), Arc::<AtomicBool>::default(), Arc::<Rendezvous>::default());
         let (alive, ended) = mpsc::channel();
-        let shared = (outbox.clone(), stop.clone());
+        let shared = (outbox.clone(), stop.clone(), rendezvous.clone());
         let thread = std::thread::Builder::new().name("control".into());
         let run = move || {
-            let end = runtime.block_on(line.converse(&shared.0, &shared.1, &activity));
+            let end = runtime.block_on(line.converse(&shared.0, &shared.1, &shared.2, &activity));
             drop(alive);
             if let Err(reason) = end {
                 pull(kill_switch, reason);
             }
         };
         thread.spawn(run).map_err(io)?;
-        Ok(Self { outbox, stop, generation, ended: Mutex::new(ended) })
+        Ok(Self { outbox, stop, rendezvous, generation, ended: Mutex::new(ended) })
     }
 
     /// The generation that the coordinator has welcomed this worker to.
@@ -79,6 +81,20 @@ impl ControlClient {
     /// Queues a message and returns at once. A waiting [`FromWorker::Progress`] is replaced by a newer one.
     pub fn send(&self, message: FromWorker) {
         self.outbox.push(message);
+    }
+
+    /// From rank 0: all workers of this generation meet in NCCL at `id`, NCCL's unique id in hexadecimal.
+    pub fn offer_rendezvous(&self, id: String) {
+        self.send(FromWorker::Rendezvous { id });
+    }
+
+    /// The id at which all workers of this generation meet in NCCL, the same on every rank, also on the one that has offered it. Waits
+    /// for it, `limit` at most; later calls give the same.
+    ///
+    /// # Errors
+    /// Rank 0 has not offered one within the time. (If it fails, or the coordinator is gone, the kill switch ends this worker meanwhile.)
+    pub fn rendezvous(&self, limit: Duration) -> Result<String, ControlError> {
+        self.rendezvous.wait(limit).ok_or(ControlError::NoRendezvous { limit })
     }
 
     /// Set when the coordinator asks to save and end.
@@ -128,7 +144,9 @@ pub async fn connect(address: &Address, hello: Hello) -> Result<(u64, Line), Con
     match timeout(CONNECT_LIMIT, line.receiver.receive()).await.map_err(timed_out)?? {
         Some(ToWorker::Welcome { generation }) => Ok((generation, line)),
         Some(ToWorker::Kill { reason } | ToWorker::Stop { reason }) => Err(ControlError::Refused { reason }),
-        Some(ToWorker::Stacks) | None => Err(ControlError::Closed { peer, when: "before its welcome" }),
+        Some(ToWorker::Stacks | ToWorker::Rendezvous { .. }) | None => {
+            Err(ControlError::Closed { peer, when: "before its welcome" })
+        }
     }
 }
 
@@ -177,13 +195,20 @@ impl Line {
     }
 
     /// Carries messages both ways until the outbox is closed and read, or this worker must end: then the error says why.
-    async fn converse(self, outbox: &Outbox, stop: &AtomicBool, activity: &Activity) -> Result<(), String> {
+    async fn converse(
+        self,
+        outbox: &Outbox,
+        stop: &AtomicBool,
+        rendezvous: &Rendezvous,
+        activity: &Activity,
+    ) -> Result<(), String> {
         let Self { mut receiver, mut sender } = self;
         let lost = |cause: String| if outbox.is_closed() { Ok(()) } else { Err(format!("the coordinator is gone: {cause}")) };
         let read = async {
             loop {
                 match receiver.receive().await {
                     Ok(Some(ToWorker::Welcome { .. } | ToWorker::Stacks)) => {}
+                    Ok(Some(ToWorker::Rendezvous { id })) => rendezvous.tell(id),
                     Ok(Some(ToWorker::Stop { reason })) => {
                         tracing::info!(reason, "asked to stop");
                         stop.store(true, Ordering::Release);

@@ -63,6 +63,14 @@ pub enum ControlError {
         /// The time it had.
         limit: Duration,
     },
+    /// Rank 0 has not said where to meet.
+    #[error(
+        "rank 0 has not said within {limit:?} where the workers meet in NCCL: it has not come that far, or has failed; its log tells"
+    )]
+    NoRendezvous {
+        /// The time it had.
+        limit: Duration,
+    },
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {reason}")]
     Refused {

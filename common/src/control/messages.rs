@@ -13,6 +13,11 @@ pub enum FromWorker {
     Hello(Hello),
     /// Sent every second, whatever the job's own thread is doing.
     Heartbeat(Pulse),
+    /// From rank 0: where the workers of its generation meet in NCCL. The coordinator passes it on to all of them, rank 0 included.
+    Rendezvous {
+        /// NCCL's unique id in hexadecimal.
+        id: String,
+    },
     /// How far the job is; rank 0's drives the progress bar.
     Progress(Progress),
     /// The first unit of work since the worker started is done.
@@ -262,6 +267,11 @@ pub enum ToWorker {
     Welcome {
         /// That generation.
         generation: u64,
+    },
+    /// Where the workers of this generation meet in NCCL, as rank 0 has said.
+    Rendezvous {
+        /// NCCL's unique id in hexadecimal.
+        id: String,
     },
     /// Save at the next step boundary and end.
     Stop {

@@ -12,6 +12,7 @@ mod error;
 mod frames;
 pub mod messages;
 mod outbox;
+mod rendezvous;
 mod server;
 #[cfg(test)]
 mod tests;

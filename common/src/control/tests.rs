@@ -134,6 +134,29 @@ fn worker_and_coordinator_talk_and_part_in_order() {
 }
 
 #[test]
+fn all_workers_meet_where_rank_0_says_and_none_waits_for_ever() {
+    let mut server = Server::start();
+    let (early, early_replies, _kills) = server.client();
+    let (leader, leader_replies, _kills) = server.client();
+    let limit = Duration::from_millis(20);
+    let error = early.rendezvous(limit).unwrap_err();
+    assert!(matches!(error, ControlError::NoRendezvous { .. }) && error.to_string().contains("rank 0"), "{error}");
+
+    let id = "c0ffee".repeat(43);
+    leader.offer_rendezvous(id.clone());
+    let ServerEvent::Message { message: FromWorker::Rendezvous { id: offered }, .. } = server.next_word() else { panic!("no id") };
+    let waiting = std::thread::spawn(move || (early.rendezvous(LIMIT).unwrap(), early));
+    for replies in [&early_replies, &leader_replies] {
+        replies.send(ToWorker::Rendezvous { id: offered.clone() }).unwrap();
+    }
+    let (found, early) = waiting.join().unwrap();
+    let (late, late_replies, _kills) = server.client();
+    late_replies.send(ToWorker::Rendezvous { id: offered }).unwrap();
+    assert_eq!([found, leader.rendezvous(LIMIT).unwrap(), late.rendezvous(LIMIT).unwrap()], [(); 3].map(|()| id.clone()));
+    assert_eq!(early.rendezvous(Duration::ZERO).unwrap(), id, "it does not change any more");
+}
+
+#[test]
 fn a_silent_job_still_sends_heartbeats_that_tell_what_it_is_doing() {
     let mut server = Server::start();
     let activity = server.activity.clone();

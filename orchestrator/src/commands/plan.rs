@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use common::config::{Config, size};
+use common::backend::{self, Backend};
+use common::config::{ClusterConfig, Config, DeviceKind, size};
 use common::job::Job;
 use indicatif::{HumanBytes, HumanCount};
 
 use super::prepare::{Prepared, prepare, submission};
+use super::words::counted;
 use crate::cli::RunArguments;
 use crate::exit::{Failure, OrBadInput};
 use crate::launchers::{self, Where};
@@ -19,6 +21,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
     let cluster = &config.cluster;
     println!("run folder   {}", run.path().display());
     println!("job          {job}, in {}", run.job_dir(*job).path().display());
+    println!("device       {}", device(cluster, spec.backend, place));
+    println!("collective   {}", spec.backend.collective);
     println!("restarts     up to {} without a new checkpoint in between", cluster.max_restarts);
     match place {
         Where::Here { launcher, hosts, .. } => {
@@ -84,12 +88,29 @@ fn print_memory(config: &Config) {
 }
 
 /// What a worker reads from its environment.
-const ENVIRONMENT: [&str; 4] = [
+const ENVIRONMENT: [&str; 5] = [
     "rank, world and local rank: OMPI_COMM_WORLD_RANK/_SIZE/_LOCAL_RANK, else SLURM_PROCID/SLURM_NTASKS/SLURM_LOCALID, else RANK/WORLD_SIZE/LOCAL_RANK",
     "OMP_NUM_THREADS: CPU threads of libtorch",
+    "NCCL_*: NCCL's own variables, as NCCL_SOCKET_IFNAME, passed on to every host",
     "MALLOC_*: large blocks stay with the process",
     "LSD_LOG: log level, as debug or info,worker::data=trace",
 ];
+
+/// The device and what decided for it.
+fn device(cluster: &ClusterConfig, backend: Backend, place: &Where) -> String {
+    let why = match (cluster.device, place) {
+        (DeviceKind::Cpu | DeviceKind::Cuda, _) => "as configured".into(),
+        (DeviceKind::Auto, Where::Here { .. }) => match backend::gpus_of_this_host() {
+            0 => "this host has no NVIDIA GPU".into(),
+            gpus => format!("this host has {}", counted(gpus, "GPU")),
+        },
+        (DeviceKind::Auto, Where::Queue) => match slurm::gpus_per_node(cluster) {
+            0 => "the job asks for no GPU; its first host decides".into(),
+            gpus => format!("the job asks for {} on each host; its first host decides", counted(gpus, "GPU")),
+        },
+    };
+    format!("{} ({why})", backend.device)
+}
 
 fn count(hosts: &[String]) -> String {
     match hosts {

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use common::config::{Config, load, validate};
+use common::backend::{self, Backend, BackendError, Collective};
+use common::config::{ClusterConfig, Config, load, validate};
 use common::job::Job;
 use common::journal;
+use common::place::{host_name, same_host};
 use common::run_dir::RunDir;
 
 use crate::cli::RunArguments;
@@ -38,18 +40,42 @@ pub(crate) fn prepare(arguments: &RunArguments) -> Result<Prepared, Failure> {
     let allocation = Allocation::here();
     let intent = settle(&run.job_dir(job), wish, allocation.as_ref())?;
     run_folder::check(&run, &config, job, intent, allocation.is_some()).or_bad_input()?;
-    let place = launchers::choose(&config.cluster, arguments.nodes, allocation).or_bad_input()?;
-    if let Where::Here { launcher, hosts, allocation } = &place {
-        launcher.check().or_bad_input()?;
-        if allocation.is_some() && !hosts.is_empty() {
-            // All that there are, unless the command line says otherwise: then the others are spares.
-            config.cluster.nodes = arguments.nodes.unwrap_or(hosts.len());
-            config.cluster.min_nodes = config.cluster.min_nodes.min(config.cluster.nodes);
-            validate::check(&config).or_bad_input()?;
-        }
+    // What cannot be is refused below, when it is known where the workers will be.
+    let collective = backend(&config.cluster, backend::gpus_of_this_host()).map_or(Collective::Mpi, |backend| backend.collective);
+    let place = launchers::choose(&config.cluster, collective, arguments.nodes, allocation).or_bad_input()?;
+    if let Where::Here { hosts, allocation: Some(_), .. } = &place
+        && !hosts.is_empty()
+    {
+        // All that there are, unless the command line says otherwise: then the others are spares.
+        config.cluster.nodes = arguments.nodes.unwrap_or(hosts.len());
+        config.cluster.min_nodes = config.cluster.min_nodes.min(config.cluster.nodes);
+        validate::check(&config).or_bad_input()?;
     }
-    let spec = spec(&config, job, &run, &place)?;
+    let backend = settle_backend(&config.cluster, &place).or_bad_input()?;
+    if let Where::Here { launcher, .. } = &place {
+        launcher.check().or_bad_input()?;
+    }
+    let spec = spec(&config, job, &run, &place, backend)?;
     Ok(Prepared { config, job, run, intent, place, spec })
+}
+
+fn backend(cluster: &ClusterConfig, gpus: usize) -> Result<Backend, BackendError> {
+    Backend::resolve(cluster, launchers::world(cluster), || gpus)
+}
+
+/// Device and collective, once it is known where the workers will be. This host's GPUs are counted against its workers if it has any.
+fn settle_backend(cluster: &ClusterConfig, place: &Where) -> Result<Backend, BackendError> {
+    let Where::Here { hosts, .. } = place else {
+        // The job's first host decides; until then what the job asks for is all that is known. A login node's own GPUs do not count.
+        return backend(cluster, slurm::gpus_per_node(cluster));
+    };
+    let gpus = backend::gpus_of_this_host();
+    let backend = backend(cluster, gpus)?;
+    let own = host_name();
+    if hosts.is_empty() || hosts.iter().take(cluster.nodes).any(|host| same_host(host, &own)) {
+        backend.check_gpus(&own, cluster.workers_per_node, gpus, backend::gpus_are_shared())?;
+    }
+    Ok(backend)
 }
 
 /// The configuration and the folder that the arguments name, and what the user wants with it.
@@ -96,7 +122,7 @@ fn settle(folder: &RunDir, wish: Intent, allocation: Option<&Allocation>) -> Res
     }
 }
 
-fn spec(config: &Config, job: Job, run: &RunDir, place: &Where) -> Result<LaunchSpec, Failure> {
+fn spec(config: &Config, job: Job, run: &RunDir, place: &Where, backend: Backend) -> Result<LaunchSpec, Failure> {
     let cluster = &config.cluster;
     let folder = std::env::current_dir()?;
     let several = !matches!(place, Where::Here { hosts, .. } if hosts.is_empty());
@@ -113,9 +139,10 @@ fn spec(config: &Config, job: Job, run: &RunDir, place: &Where) -> Result<Launch
         job,
         run: absolute(run.path().into()),
         workers_per_node: cluster.workers_per_node,
-        collective: cluster.collective,
+        backend,
         threads: launchers::threads(cluster, cores),
         root: nix::unistd::geteuid().is_root(),
+        passed: launchers::passed(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
         folder,
     })
 }

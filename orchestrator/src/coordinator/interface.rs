@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 use anyhow::{Context, bail};
+use common::place::same_host;
 use nix::ifaddrs::getifaddrs;
 
 /// The address for workers on `hosts`, on this host if there are none. `wish` names an interface or an address.
@@ -11,8 +12,7 @@ pub(super) fn choose(wish: Option<&str>, hosts: &[String], own: &str) -> anyhow:
     if let Some(wish) = wish {
         return named(wish);
     }
-    let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    let others = hosts.iter().filter(|host| short(host) != short(own));
+    let others = hosts.iter().filter(|host| !same_host(host, own));
     let mut problem = None;
     for host in others.take(3) {
         match towards(host) {

@@ -15,6 +15,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::Context;
 use clap::Args;
+use common::backend::{Collective, Device};
 use common::control::{Address, FromWorker, Hello, LineSender, ProcessEnd, Role, ToWorker, connect};
 use common::job::Job;
 use common::place::{Place, host_name};
@@ -42,6 +43,12 @@ pub(crate) struct GuardArguments {
     /// The worker binary
     #[arg(long)]
     worker: PathBuf,
+    /// What the worker computes on
+    #[arg(long)]
+    device: Device,
+    /// What carries its gradients
+    #[arg(long)]
+    collective: Collective,
 }
 
 /// Guards a worker from its start to its end, and exits as it does.
@@ -106,6 +113,7 @@ impl Worker {
         let mut command = Command::new(&arguments.worker);
         command.arg(arguments.job.name()).arg("--run-dir").arg(&arguments.run_dir);
         command.arg("--generation").arg(arguments.generation.to_string());
+        command.arg("--device").arg(arguments.device.name()).arg("--collective").arg(arguments.collective.name());
         // What it prints outside of its log, as a panic or a loader's complaint, belongs into the same file.
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", arguments.worker.display()))?;
@@ -130,7 +138,7 @@ impl Worker {
                 name = signals.next() => Some(FromWorker::Signalled { signal: name.into() }),
                 message = heard.recv() => match message {
                     Some(ToWorker::Stacks) => Some(FromWorker::Stacks { text: stacks::of(self.id).await }),
-                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. }) => None,
+                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. } | ToWorker::Rendezvous { .. }) => None,
                     // A worker that nobody watches must not go on holding its device.
                     Some(ToWorker::Kill { .. }) | None => {
                         self.kill();

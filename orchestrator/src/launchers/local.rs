@@ -1,11 +1,11 @@
-//! A single worker as a plain child process.
+//! Workers as plain child processes on this host.
 
 use super::{LaunchSpec, Launcher, LauncherError, ProcessSpec, environment, guard_arguments};
 
-/// Starts the worker itself.
+/// Starts the workers themselves; their places are in their environment.
 pub(crate) struct Local;
 
-/// Set when the orchestrator itself was started by one of these; they would tell the worker the orchestrator's place.
+/// Set when the orchestrator itself was started by one of these; they would tell a worker the orchestrator's place.
 const FOREIGN: &[&str] = &[
     "OMPI_COMM_WORLD_RANK",
     "OMPI_COMM_WORLD_SIZE",

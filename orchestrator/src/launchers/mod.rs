@@ -8,7 +8,8 @@ mod srun;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use common::config::{ClusterConfig, CollectiveKind, LauncherKind};
+use common::backend::{Backend, Collective, Device, SHARE_GPUS};
+use common::config::{ClusterConfig, LauncherKind};
 use common::job::Job;
 
 use crate::slurm::{self, Allocation, SlurmError};
@@ -28,12 +29,14 @@ pub(crate) struct LaunchSpec {
     pub(crate) folder: PathBuf,
     /// Workers on each host.
     pub(crate) workers_per_node: usize,
-    /// What connects them.
-    pub(crate) collective: CollectiveKind,
+    /// What they compute on, and what connects them.
+    pub(crate) backend: Backend,
     /// CPU threads of each.
     pub(crate) threads: usize,
     /// Whether this user is root, which Open MPI wants to be told.
     pub(crate) root: bool,
+    /// Variables of the user's environment that workers on other hosts need too.
+    pub(crate) passed: Vec<String>,
 }
 
 /// One process to start.
@@ -62,7 +65,7 @@ pub(crate) trait Launcher {
     /// The processes of one generation on `hosts`, in the order of the ranks; on this host if there are none.
     fn processes(&self, spec: &LaunchSpec, generation: u64, hosts: &[String]) -> Vec<ProcessSpec>;
 
-    /// The process that asks each of `hosts` whether it sees `file` and can start the worker.
+    /// The process that asks each of `hosts` whether it sees `file`, can start the worker and has a GPU for each.
     fn probe(&self, _spec: &LaunchSpec, _hosts: &[String], _file: &Path) -> ProcessSpec {
         ProcessSpec { rank: None, program: "true".into(), arguments: Vec::new(), environment: Vec::new(), without: &[] }
     }
@@ -79,17 +82,26 @@ pub(crate) enum LauncherError {
     /// No mpirun.
     #[error(
         "mpirun is not in PATH, and {world} workers need it: install Open MPI (Debian, Ubuntu: apt-get install openmpi-bin), or use \
-         one worker (--workers 1)"
+         one worker (--workers 1); with GPUs (cluster.device = \"cuda\") NCCL takes MPI's place"
     )]
     NoMpirun {
         /// Number of workers.
         world: usize,
     },
-    /// Plain child processes know nothing of each other.
-    #[error("cluster.launcher = \"local\" starts a single worker, not {world}: use \"auto\" or \"mpirun\" with more")]
-    LocalWorld {
+    /// Plain child processes cannot meet in MPI.
+    #[error(
+        "cluster.launcher = \"local\" starts plain processes, and {world} workers that reduce by MPI need mpirun: use \"auto\" or \
+         \"mpirun\", or cluster.collective = \"nccl\" on GPUs"
+    )]
+    LocalMpi {
         /// Number of workers.
         world: usize,
+    },
+    /// Plain child processes are on this host.
+    #[error("cluster.launcher = \"local\" starts workers on this host alone, and cluster.nodes = {nodes}: use \"auto\"")]
+    LocalNodes {
+        /// Number of hosts.
+        nodes: usize,
     },
     /// No srun.
     #[error("srun is not in PATH: is this a machine of a Slurm cluster?")]
@@ -159,6 +171,7 @@ pub(crate) enum Where {
 /// What the configuration asks for, given where this process runs. `nodes` was asked for on the command line.
 pub(crate) fn choose(
     cluster: &ClusterConfig,
+    collective: Collective,
     nodes: Option<usize>,
     allocation: Option<Allocation>,
 ) -> Result<Where, LauncherError> {
@@ -166,7 +179,8 @@ pub(crate) fn choose(
     let here = |launcher: Box<dyn Launcher>| Ok(Where::Here { launcher, hosts: Vec::new(), allocation: allocation.clone() });
     let mpirun = |remote| Box::new(mpirun::Mpirun { world, remote });
     match (cluster.launcher, &allocation) {
-        (LauncherKind::Local, _) if world > 1 => Err(LauncherError::LocalWorld { world }),
+        (LauncherKind::Local, _) if cluster.nodes > 1 => Err(LauncherError::LocalNodes { nodes: cluster.nodes }),
+        (LauncherKind::Local, _) if world > 1 && collective == Collective::Mpi => Err(LauncherError::LocalMpi { world }),
         (LauncherKind::Local, _) => here(Box::new(local::Local)),
         (LauncherKind::Auto | LauncherKind::Slurm, Some(allocation)) => in_allocation(nodes, allocation.clone()),
         (LauncherKind::Auto | LauncherKind::Mpirun, None) if !cluster.hosts.is_empty() => {
@@ -177,7 +191,7 @@ pub(crate) fn choose(
         (LauncherKind::Slurm, None) => Ok(Where::Queue),
         (LauncherKind::Auto, None) if cluster.nodes > 1 || (nodes.is_some() && slurm::is_here()) => Ok(Where::Queue),
         (LauncherKind::Mpirun, _) if cluster.nodes > 1 => Err(LauncherError::Nodes { nodes: cluster.nodes }),
-        (LauncherKind::Auto, None) if world == 1 && cluster.collective != CollectiveKind::Mpi => here(Box::new(local::Local)),
+        (LauncherKind::Auto, None) if collective != Collective::Mpi => here(Box::new(local::Local)),
         (LauncherKind::Auto | LauncherKind::Mpirun, _) => here(mpirun(false)),
     }
 }
@@ -215,10 +229,21 @@ fn environment(spec: &LaunchSpec) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Variables that are meant for workers wherever they are: those of NCCL, and whether GPUs are shared.
+pub(crate) fn passed(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("NCCL_") || name == SHARE_GPUS).collect();
+    names.sort_unstable();
+    names
+}
+
 /// The command that a host answers a probe with.
-fn probe_command(spec: &LaunchSpec, file: &Path) -> [String; 6] {
+fn probe_command(spec: &LaunchSpec, file: &Path) -> Vec<String> {
     let [guard, worker, file] = [&spec.guard, &spec.worker, file].map(|path| path.display().to_string());
-    [guard, "probe".into(), "--file".into(), file, "--worker".into(), worker]
+    let mut words = vec![guard, "probe".into(), "--file".into(), file, "--worker".into(), worker];
+    if spec.backend.device == Device::Cuda {
+        words.extend(["--gpus".into(), spec.workers_per_node.to_string()]);
+    }
+    words
 }
 
 /// The arguments of the guard of each worker.
@@ -234,6 +259,10 @@ fn guard_arguments(spec: &LaunchSpec, generation: u64) -> Vec<String> {
         generation,
         "--worker".into(),
         worker,
+        "--device".into(),
+        spec.backend.device.name().into(),
+        "--collective".into(),
+        spec.backend.collective.name().into(),
     ]
 }
 
@@ -282,9 +311,10 @@ mod tests {
             run: "runs/my run".into(),
             folder: "/home/me".into(),
             workers_per_node,
-            collective: CollectiveKind::Auto,
+            backend: Backend { device: Device::Cpu, collective: Collective::Mpi },
             threads: 3,
             root,
+            passed: vec!["NCCL_SOCKET_IFNAME".into()],
         }
     }
 
@@ -293,20 +323,25 @@ mod tests {
     }
 
     #[test]
-    fn one_worker_is_a_plain_child_and_more_need_mpirun() {
-        let name = |cluster: ClusterConfig| match choose(&cluster, None, None) {
+    fn workers_on_one_host_are_plain_children_unless_they_meet_in_mpi() {
+        let name = |cluster: ClusterConfig, collective| match choose(&cluster, collective, None, None) {
             Ok(Where::Here { launcher, .. }) => launcher.name().to_owned(),
             Ok(Where::Queue) => "queue".into(),
             Err(error) => error.to_string(),
         };
-        assert_eq!(name(cluster(1, LauncherKind::Auto)), "local");
-        assert_eq!(name(cluster(2, LauncherKind::Auto)), "mpirun");
-        assert_eq!(name(cluster(1, LauncherKind::Mpirun)), "mpirun");
-        assert_eq!(name(ClusterConfig { collective: CollectiveKind::Mpi, ..cluster(1, LauncherKind::Auto) }), "mpirun");
-        assert!(name(cluster(2, LauncherKind::Local)).contains("single worker, not 2"));
+        assert_eq!(name(cluster(1, LauncherKind::Auto), Collective::Solo), "local");
+        assert_eq!(name(cluster(2, LauncherKind::Auto), Collective::Mpi), "mpirun");
+        assert_eq!(name(cluster(8, LauncherKind::Auto), Collective::Nccl), "local");
+        assert_eq!(name(cluster(8, LauncherKind::Local), Collective::Nccl), "local");
+        assert_eq!(name(cluster(1, LauncherKind::Mpirun), Collective::Solo), "mpirun");
+        assert_eq!(name(cluster(2, LauncherKind::Mpirun), Collective::Nccl), "mpirun");
+        assert_eq!(name(cluster(1, LauncherKind::Auto), Collective::Mpi), "mpirun");
+        assert!(name(cluster(2, LauncherKind::Local), Collective::Mpi).contains("2 workers that reduce by MPI need mpirun"));
         let hosts = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(name(ClusterConfig { nodes: 2, hosts, ..cluster(1, LauncherKind::Auto) }), "mpirun");
-        assert!(name(ClusterConfig { nodes: 2, ..cluster(1, LauncherKind::Mpirun) }).contains("cluster.hosts"));
+        let two = |launcher| ClusterConfig { nodes: 2, hosts: hosts.clone(), ..cluster(1, launcher) };
+        assert_eq!(name(two(LauncherKind::Auto), Collective::Nccl), "mpirun");
+        assert!(name(two(LauncherKind::Local), Collective::Nccl).contains("cluster.nodes = 2"));
+        assert!(name(ClusterConfig { hosts: Vec::new(), ..two(LauncherKind::Mpirun) }, Collective::Mpi).contains("cluster.hosts"));
     }
 
     #[test]
@@ -315,7 +350,7 @@ mod tests {
         let line = mpirun.processes(&spec(2, true), 4, &[])[0].to_string();
         assert!(line.starts_with("env OMP_NUM_THREADS=3 MALLOC_MMAP_THRESHOLD_=4294967296 "), "{line}");
         let rest = "mpirun -np 2 --bind-to none --oversubscribe --allow-run-as-root /opt/lsd/orchestrator guard train --run-dir \
-                    'runs/my run' --generation 4 --worker /opt/lsd/worker";
+                    'runs/my run' --generation 4 --worker /opt/lsd/worker --device cpu --collective mpi";
         assert!(line.ends_with(rest), "{line}");
         assert!(!mpirun.processes(&spec(2, false), 4, &[])[0].to_string().contains("root"));
         assert_eq!(quoted("it's"), r"'it'\''s'");
@@ -342,11 +377,35 @@ mod tests {
     }
 
     #[test]
-    fn a_local_worker_is_told_its_place_and_nobody_else_s() {
-        let processes = local::Local.processes(&spec(1, false), 1, &[]);
-        let place = |name| processes[0].environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
-        assert_eq!((place("RANK"), place("WORLD_SIZE"), place("LOCAL_RANK")), (Some("0"), Some("1"), Some("0")));
-        assert!(processes[0].without.contains(&"SLURM_PROCID"));
+    fn local_workers_are_told_their_places_and_nobody_else_s() {
+        let processes = local::Local.processes(&spec(3, false), 1, &[]);
+        for (rank, process) in processes.iter().enumerate() {
+            let place = |name| process.environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+            let own = Some(rank.to_string());
+            assert_eq!((place("RANK"), place("WORLD_SIZE"), place("LOCAL_RANK")), (own.clone(), Some("3".into()), own));
+            assert_eq!(process.rank, Some(rank));
+            assert!(process.without.contains(&"SLURM_PROCID"));
+        }
+        assert_eq!(processes.len(), 3);
+    }
+
+    #[test]
+    fn srun_brings_mpi_along_only_for_mpi_and_hosts_are_asked_for_gpus_only_where_they_count() {
+        let hosts = ["node1".to_owned(), "node3".to_owned()];
+        let slurm = srun::Slurm { cpus_per_node: Some(8) };
+        for (device, collective, mpi) in [
+            (Device::Cpu, Collective::Mpi, "--mpi=pmix"),
+            (Device::Cuda, Collective::Nccl, "--mpi=none"),
+            (Device::Cuda, Collective::Solo, "--mpi=none"),
+        ] {
+            let spec = LaunchSpec { backend: Backend { device, collective }, ..spec(2, false) };
+            let line = slurm.processes(&spec, 1, &hosts)[0].to_string();
+            assert!(line.contains(mpi) && line.ends_with(&format!(" --device {device} --collective {collective}")), "{line}");
+            for launcher in [&slurm as &dyn Launcher, &mpirun::Mpirun { world: 4, remote: true }] {
+                let probe = launcher.probe(&spec, &hosts, Path::new("/runs/.probe-1")).to_string();
+                assert_eq!(probe.ends_with(" --gpus 2"), device == Device::Cuda, "{probe}");
+            }
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ impl Launcher for Mpirun {
             // Otherwise ssh and this host's own daemon would disagree about names with dots.
             arguments.extend(["--mca", "orte_keep_fqdn_hostnames", "1"].map(str::to_owned));
             arguments.extend(["--wdir".into(), spec.folder.display().to_string()]);
-            for name in environment.iter().map(|(name, _)| *name).chain(["LD_LIBRARY_PATH", common::rehearsal::VARIABLE]) {
+            let names = environment.iter().map(|(name, _)| *name).chain(["LD_LIBRARY_PATH", common::rehearsal::VARIABLE]);
+            for name in names.chain(spec.passed.iter().map(String::as_str)) {
                 arguments.extend(["-x".into(), name.into()]);
             }
         }
@@ -54,7 +55,9 @@ impl Launcher for Mpirun {
         let mut arguments: Vec<String> = vec!["-np".into(), hosts.len().to_string(), "--host".into(), hosts.join(",")];
         arguments
             .extend(["--map-by", "ppr:1:node", "--bind-to", "none", "--mca", "orte_keep_fqdn_hostnames", "1"].map(str::to_owned));
-        arguments.extend(["-x".into(), "LD_LIBRARY_PATH".into()]);
+        for name in ["LD_LIBRARY_PATH"].into_iter().chain(spec.passed.iter().map(String::as_str)) {
+            arguments.extend(["-x".into(), name.into()]);
+        }
         if spec.root {
             arguments.push("--allow-run-as-root".into());
         }

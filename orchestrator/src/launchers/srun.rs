@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use common::config::CollectiveKind;
+use common::backend::Collective;
 
 use super::{LaunchSpec, Launcher, LauncherError, ProcessSpec, environment, guard_arguments, in_path, probe_command};
 
@@ -51,8 +51,8 @@ impl Launcher for Slurm {
                 spec.threads.min(self.cpus_per_node.map_or(1, |cpus| cpus / spec.workers_per_node))
             )),
         }
-        // NCCL needs no MPI; plain srun then starts a little faster.
-        arguments.push(if spec.collective == CollectiveKind::Solo { "--mpi=none" } else { "--mpi=pmix" }.into());
+        // NCCL needs no MPI, and many clusters have no PMIx.
+        arguments.push(if spec.backend.collective == Collective::Mpi { "--mpi=pmix" } else { "--mpi=none" }.into());
         arguments.push(spec.guard.display().to_string());
         arguments.extend(guard_arguments(spec, generation));
         vec![ProcessSpec { rank: None, program: "srun".into(), arguments, environment: environment(spec), without: BATCH }]

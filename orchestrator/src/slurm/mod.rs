@@ -8,5 +8,5 @@ mod tool;
 
 pub(crate) use allocation::Allocation;
 pub(crate) use job::{cancel, job_info, queue_state, requeue};
-pub(crate) use submit::{Submission, sbatch_arguments, submit, test_only};
+pub(crate) use submit::{Submission, gpus_per_node, sbatch_arguments, submit, test_only};
 pub(crate) use tool::{SlurmError, is_here};

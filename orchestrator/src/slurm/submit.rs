@@ -1,6 +1,6 @@
 //! Handing a run to Slurm: the options of sbatch that a configuration asks for, and the answer.
 
-use common::config::ClusterConfig;
+use common::config::{ClusterConfig, DeviceKind};
 
 use super::tool::{SlurmError, line, run};
 
@@ -45,11 +45,23 @@ pub(crate) fn sbatch_arguments(cluster: &ClusterConfig, name: &str, output: &str
         ("exclude", &slurm.exclude),
     ];
     options.extend(named.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))));
-    if slurm.gpus_per_node > 0 {
-        options.push(format!("--gpus-per-node={}", slurm.gpus_per_node));
+    // Whoever asks for GPUs in a way of the site's own is not asked twice for them.
+    let own_way = slurm.gpus_per_node == 0 && slurm.options.iter().any(|option| option.contains("gpu"));
+    match gpus_per_node(cluster) {
+        0 => {}
+        _ if own_way => {}
+        gpus => options.push(format!("--gpus-per-node={gpus}")),
     }
     options.extend(slurm.options.iter().cloned());
     options
+}
+
+/// GPUs that are asked for on each host: those of the configuration, else one for each worker where workers need GPUs.
+pub(crate) fn gpus_per_node(cluster: &ClusterConfig) -> usize {
+    match cluster.slurm.gpus_per_node {
+        0 if cluster.device == DeviceKind::Cuda => cluster.workers_per_node,
+        gpus => gpus,
+    }
 }
 
 /// Submits; the job's number.
@@ -92,5 +104,21 @@ mod tests {
             "--job-name=lsd-movi-e --nodes=4 --ntasks-per-node=8 --cpus-per-task=12 --output=runs/movi-e/slurm-%j.out \
              --open-mode=append --no-kill --no-requeue --partition=gpu --gpus-per-node=8 --reservation=lsd"
         );
+    }
+
+    #[test]
+    fn workers_that_need_gpus_are_asked_one_each_unless_the_configuration_asks_itself() {
+        let asked = |device, gpus_per_node, option: &[&str]| {
+            let options = option.iter().map(ToString::to_string).collect();
+            let slurm = SlurmConfig { gpus_per_node, options, ..SlurmConfig::default() };
+            let cluster = ClusterConfig { workers_per_node: 4, device, slurm, ..ClusterConfig::default() };
+            sbatch_arguments(&cluster, "lsd", "out", 1).into_iter().filter(|option| option.contains("gpu")).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(DeviceKind::Cuda, 0, &[]), ["--gpus-per-node=4"]);
+        assert_eq!(asked(DeviceKind::Cuda, 8, &[]), ["--gpus-per-node=8"]);
+        assert_eq!(asked(DeviceKind::Cuda, 0, &["--gres=gpu:h200:4"]), ["--gres=gpu:h200:4"]);
+        assert_eq!(asked(DeviceKind::Auto, 2, &[]), ["--gpus-per-node=2"]);
+        assert_eq!(asked(DeviceKind::Auto, 0, &[]), [] as [String; 0]);
+        assert_eq!(asked(DeviceKind::Cpu, 0, &[]), [] as [String; 0]);
     }
 }

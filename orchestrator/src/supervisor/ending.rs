@@ -105,6 +105,11 @@ impl Supervisor {
         self.press_harder(now);
     }
 
+    /// Whether the launcher's processes were asked to end.
+    pub(super) fn is_pressing(&self) -> bool {
+        matches!(&self.phase, Phase::Ending { pressure, .. } if *pressure != Pressure::None)
+    }
+
     fn press_harder(&mut self, now: Time) {
         let Phase::Ending { pressure, since, .. } = &mut self.phase else { return };
         let force = *pressure != Pressure::None;
@@ -197,7 +202,7 @@ impl Supervisor {
         let (world, hosts) = (self.world(), self.hosts.placed.clone());
         self.workers = Workers::expecting(world);
         self.pace = Pace::start(now);
-        self.processes_gone = false;
+        (self.processes_gone, self.rendezvous) = (false, None);
         self.phase = Phase::Starting(now);
         self.record(journal::Event::GenerationStarted { world, hosts: hosts.clone() }, reason);
         self.commands.push(Command::Start { generation: self.generation, hosts });

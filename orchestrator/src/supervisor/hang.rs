@@ -39,7 +39,9 @@ impl Supervisor {
             .workers
             .iter()
             .find(|worker| worker.pulse.phase == Doing::Connecting && worker.pulse.phase_seconds >= patience.connect.as_secs_f64());
-        if let Some(worker) = stuck.filter(|_| matches!(self.phase, Phase::Running)) {
+        // Who came early has waited for those who came late.
+        let all_there = matches!(self.phase, Phase::Running) && self.pace.waited(now) >= patience.connect;
+        if let Some(worker) = stuck.filter(|_| all_there) {
             let cause = format!("has been connecting to the other workers for {} s", patience.connect.as_secs());
             let (rank, step) = (worker.hello.rank, worker.step);
             self.investigate(vec![rank], step, cause, now);

@@ -35,6 +35,9 @@ impl Supervisor {
         }
         self.workers.add(connection, hello, now);
         self.tell(connection, ToWorker::Welcome { generation: self.generation });
+        if let (false, Some(id)) = (guard, self.rendezvous.clone()) {
+            self.tell(connection, ToWorker::Rendezvous { id });
+        }
         if guard && matches!(self.phase, Phase::Ending { .. }) {
             self.tell(connection, ToWorker::Kill { reason: "the generation is ending".into() });
         }
@@ -83,6 +86,13 @@ impl Supervisor {
                 self.pace.observe(pulse.step, now);
                 self.pace.heard(rank, pulse, now);
             }
+            FromWorker::Rendezvous { id } => {
+                // Another rank's would lead its own believers away from the others.
+                if rank == 0 && self.rendezvous.is_none() {
+                    self.tell_all(&ToWorker::Rendezvous { id: id.clone() });
+                    self.rendezvous = Some(id);
+                }
+            }
             FromWorker::Progress(progress) => {
                 worker.step = progress.done;
                 self.pace.observe(progress.done, now);
@@ -129,6 +139,8 @@ impl Supervisor {
                 }
                 self.conclude_if_gone(now);
             }
+            // A launcher that this coordinator ends passes that on to its guards.
+            FromWorker::Signalled { .. } if self.is_pressing() => {}
             FromWorker::Signalled { signal } => {
                 self.stop(StopReason::Terminate, &format!("the system has sent {signal} to rank {rank}"), now);
             }

@@ -30,6 +30,8 @@ pub(crate) struct Supervisor {
     /// When stragglers were last looked for.
     looked: Time,
     pub(super) processes_gone: bool,
+    /// Where the workers of this generation meet in NCCL, once rank 0 has said so.
+    pub(super) rendezvous: Option<String>,
     pub(super) restarts: usize,
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
@@ -76,6 +78,7 @@ impl Supervisor {
             straggler: None,
             looked: now,
             processes_gone: false,
+            rendezvous: None,
             restarts: 0,
             checkpoint: None,
             longest_save: 0.0,

@@ -9,6 +9,7 @@
 //! - SV-5: asked to stop, the workers have a grace period to save; a second Ctrl-C, or its end, kills them.
 //! - SV-6: nothing is commanded after the end.
 //! - SV-7: a generation is placed only on hosts that answer, and as long as enough of them do.
+//! - SV-8: what rank 0 says of where to meet in NCCL reaches every worker of its own generation, whenever it greets, and no other.
 
 mod ending;
 mod hang;

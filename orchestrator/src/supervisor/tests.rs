@@ -574,3 +574,75 @@ fn the_exit_code_is_the_first_failure_s_own_unless_restarts_were_tried() {
     assert_eq!(once(ProcessEnd::Code(4), 5), Some(4), "not finite: no restart mends it");
     assert_eq!(once(ProcessEnd::Signal(9), 1), None);
 }
+
+/// The ids that workers were told, with the connections that they went to.
+fn rendezvous(commands: &[Command]) -> Vec<(u64, &str)> {
+    let told = |command| match command {
+        &Command::Tell { connection, message: ToWorker::Rendezvous { ref id } } => Some((connection.0, id.as_str())),
+        _ => None,
+    };
+    commands.iter().filter_map(told).collect()
+}
+
+#[test]
+fn where_rank_0_wants_to_meet_reaches_every_worker_of_its_generation_and_no_other() {
+    let at = |id: &str| FromWorker::Rendezvous { id: id.into() };
+    let mut story = Story::new();
+    story.guard_joins(0);
+    story.join(story.hello(0));
+    story.join(story.hello(1));
+    assert_eq!(rendezvous(&story.say(1, at("elsewhere"))), [], "SV-8: only rank 0's word counts");
+    assert_eq!(rendezvous(&story.say(0, at("here"))), [(100, "here"), (101, "here")]);
+    assert_eq!(rendezvous(&story.say(0, at("there"))), [], "those who are on their way are not called back");
+    assert_eq!(rendezvous(&story.join(story.hello(2))), [(102, "here")]);
+    story.guard_joins(1);
+    assert_eq!(rendezvous(&story.commands).len(), 3, "guards do not meet");
+
+    story.launcher_ends(ProcessEnd::Code(1));
+    story.wait(5);
+    (0..WORLD).for_each(|rank| drop(story.guard_says(rank, ended(ProcessEnd::Code(1)))));
+    assert_eq!(story.starts(), [1, 2]);
+    let late = Event::Said { connection: Connection(100), message: at("late") };
+    assert_eq!(rendezvous(&story.feed(late)), [], "the last generation's rank 0");
+    assert_eq!(rendezvous(&story.join(story.hello(1))), [], "generation 2 has not been told yet");
+    story.join(story.hello(0));
+    assert_eq!(rendezvous(&story.say(0, at("anew"))), [(200, "anew"), (201, "anew")]);
+}
+
+#[test]
+fn a_worker_that_came_early_is_not_blamed_for_those_that_came_late() {
+    let connecting = |seconds| {
+        FromWorker::Heartbeat(Pulse { step: 0, phase: Phase::Connecting, phase_seconds: seconds, spent: Spent::default() })
+    };
+    let mut story = Story::new();
+    let early = story.hello(1);
+    story.join(early);
+    for second in 0..100 {
+        story.say(1, connecting(f64::from(second)));
+        assert_eq!(story.wait(1), []);
+    }
+    story.guard_joins(1);
+    story.join(story.hello(0));
+    story.join(story.hello(2));
+    for second in 0..59 {
+        story.say(1, connecting(f64::from(100 + second)));
+        story.say(0, pulse(0));
+        story.say(2, pulse(0));
+        assert_eq!(story.wait(1), [], "{second} s after the last one came");
+    }
+    assert!(story.wait(1).iter().any(|command| matches!(command, Command::Tell { message: ToWorker::Stacks, .. })));
+}
+
+#[test]
+fn the_coordinator_s_own_sigterm_is_not_taken_for_somebody_s_wish_to_stop() {
+    let mut story = Story::new();
+    story.guard_joins(0);
+    story.join(story.hello(0));
+    // Rank 1 dies before its guard is there, so the launcher is asked to end; rank 0's guard is a child of it.
+    story.feed(Event::ProcessEnded { generation: 1, rank: Some(1), end: ProcessEnd::Code(1), remaining: 2 });
+    assert_eq!(ends(&story.wait(1)), [false]);
+    story.guard_says(0, FromWorker::Signalled { signal: "SIGTERM".into() });
+    story.guard_says(0, ended(ProcessEnd::Signal(9)));
+    story.launcher_ends(ProcessEnd::Code(1));
+    assert_eq!((story.starts(), story.outcome()), (vec![1, 2], None));
+}
