@@ -3,11 +3,13 @@
 //! Usage: `mpirun -np 2 all_reduce MIB REPEATS`; rank 0 prints the seconds of each.
 
 use anyhow::{Context, Result};
-use common::config::{CollectiveKind, Wire};
+use common::backend;
+use common::config::Wire;
 use common::place::Place;
+use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
-use worker::collectives::{self, Collective, Communicator};
+use worker::collectives::{self, Collective, CollectiveError, Communicator};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -15,8 +17,11 @@ fn main() -> Result<()> {
     let (mib, repeats): (f64, usize) = (mib.parse().context("MIB")?, repeats.parse().context("REPEATS")?);
     tch::set_num_threads(1);
     let place = Place::detect(|name| std::env::var(name).ok(), 1)?;
-    let mut communicator =
-        Communicator::start(move || collectives::connect(CollectiveKind::Mpi, place), std::sync::Arc::default())?;
+    let mut communicator = Communicator::start(
+        move || collectives::connect(backend::Collective::Mpi, place, Device::Cpu, Box::new(|_| Err(CollectiveError::WithoutMpi))),
+        Device::Cpu,
+        Arc::default(),
+    )?;
     let submitter = communicator.submitter();
     let tensor = Tensor::ones([(mib * f64::from(1 << 18)) as i64], (Kind::Float, Device::Cpu));
     let mut seconds = Vec::new();

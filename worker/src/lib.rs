@@ -4,6 +4,7 @@ pub mod checkpointing;
 pub mod collectives;
 pub mod concepts;
 pub mod data;
+pub mod device;
 pub mod diffusion;
 pub mod evaluation;
 pub mod inference;

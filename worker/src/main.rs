@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::Parser;
+use common::backend::{self, Backend};
 use common::config::{Config, load};
 use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Phase, Role};
 use common::job::Job;
@@ -13,10 +14,16 @@ use nix::sys::signal::{Signal, raise};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+use tch::Device;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use worker::collectives::{self, Collective, Communicator};
+use worker::collectives::{self, Collective, CollectiveError, Communicator, Meet};
+use worker::device;
 use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
+
+/// How long rank 0 may take to say where workers meet. If it fails before, the coordinator ends this process earlier.
+const MEET_WITHIN: Duration = Duration::from_secs(600);
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
 #[derive(Debug, Parser)]
@@ -33,6 +40,15 @@ struct Arguments {
     /// Run without a coordinator and log to standard error.
     #[arg(long)]
     standalone: bool,
+    /// What to compute on: cpu or cuda. The coordinator says; if nobody does, it follows from cluster.device and this machine.
+    #[arg(long)]
+    device: Option<backend::Device>,
+    /// What carries the gradients: solo, mpi or nccl.
+    #[arg(long)]
+    collective: Option<backend::Collective>,
+    /// Of the `train` job: profile this many steps, write a trace into the run's folder, and print where the time of a step goes.
+    #[arg(long, value_name = "STEPS", default_value_t = 0)]
+    profile: u64,
 }
 
 fn main() -> ExitCode {
@@ -63,37 +79,38 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     let (reporter, stop) = if arguments.standalone {
         (Reporter::log_only(), StopFlag::default())
     } else {
-        let client = ControlClient::connect(&job_dir, hello(place), activity.clone(), die)
+        let client = ControlClient::connect(&job_dir, hello(place, arguments), activity.clone(), die)
             .context("pass --standalone to run without a coordinator")?;
         let stop = StopFlag::sharing(client.stop_flag());
         (Reporter::to_coordinator(client, activity), stop)
     };
     stop_on_signals(&runtime, &stop)?;
     report_panics(reporter.clone());
-    Ok(run_job(arguments.job, config, run, place, reporter, stop, &runtime))
+    Ok(run_job(arguments, config, run, place, &reporter, stop, &runtime))
 }
 
 /// Runs the job and tells the coordinator how it ended. Returns the exit code.
-fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Reporter, stop: StopFlag, runtime: &Runtime) -> u8 {
-    set_threads(&config);
-    reporter.enter(Phase::Connecting);
-    let kind = config.cluster.collective;
-    let collective = match Communicator::start(move || collectives::connect(kind, place), reporter.activity().clone()) {
-        Ok(collective) => collective,
-        Err(error) => return fail(&anyhow::Error::new(error), &reporter),
+fn run_job(
+    arguments: &Arguments,
+    config: Config,
+    run: RunDir,
+    place: Place,
+    reporter: &Reporter,
+    stop: StopFlag,
+    runtime: &Runtime,
+) -> u8 {
+    let (job, job_dir) = (arguments.job, run.job_dir(arguments.job));
+    let runtime = runtime.handle().clone();
+    let (collective, device) = match connect(arguments, &config, place, reporter) {
+        Ok(connected) => connected,
+        Err(error) => return fail(&error, reporter),
     };
     reporter.enter(Phase::Starting);
-    let job_dir = run.job_dir(job);
-    let (runtime, device) = (runtime.handle().clone(), tch::Device::Cpu);
+    let profile = arguments.profile;
     let mut context =
-        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile: 0 };
-    tracing::info!(
-        rank = place.rank,
-        world = place.world,
-        generation = place.generation,
-        threads = tch::get_num_threads(),
-        "{job}"
-    );
+        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile };
+    let (rank, world, generation) = (place.rank, place.world, place.generation);
+    tracing::info!(rank, world, generation, "{job} on {}", device::describe(device));
     match jobs::run(job, &mut context) {
         Ok(summary) => {
             tracing::info!("{job} is done: {summary}");
@@ -102,7 +119,7 @@ fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Report
             0
         }
         Err(error) => {
-            let code = fail(&error, &reporter);
+            let code = fail(&error, reporter);
             if place.world > 1 {
                 // Nobody shall wait for this worker. The coordinator knows the cause by now.
                 context.collective.abort(code);
@@ -110,6 +127,29 @@ fn run_job(job: Job, config: Config, run: RunDir, place: Place, reporter: Report
             code
         }
     }
+}
+
+/// The device, and the other workers.
+fn connect(arguments: &Arguments, config: &Config, place: Place, reporter: &Reporter) -> anyhow::Result<(Communicator, Device)> {
+    let resolve = || Backend::resolve(&config.cluster, place.world, backend::gpus_of_this_host).map_err(BadInput::new);
+    let backend = match (arguments.device, arguments.collective) {
+        (Some(device), Some(collective)) => Backend { device, collective },
+        (device, collective) => {
+            let resolved = resolve()?;
+            Backend { device: device.unwrap_or(resolved.device), collective: collective.unwrap_or(resolved.collective) }
+        }
+    };
+    set_threads(config);
+    let device = device::select(backend.device, place)?;
+    device::set_numerics(&config.train, device)?;
+    reporter.enter(Phase::Connecting);
+    let meeting = reporter.clone();
+    let meet: Meet = Box::new(move |own| {
+        let refused = |cause| CollectiveError::Transport { operation: "rendezvous", cause };
+        meeting.meet(own, MEET_WITHIN).map_err(refused)
+    });
+    let connect = move || collectives::connect(backend.collective, place, device, meet);
+    Ok((Communicator::start(connect, device, reporter.activity().clone())?, device))
 }
 
 fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
@@ -120,7 +160,7 @@ fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
     kind.exit_code()
 }
 
-fn hello(place: Place) -> Hello {
+fn hello(place: Place, arguments: &Arguments) -> Hello {
     Hello {
         role: Role::Worker,
         rank: place.rank,
@@ -129,7 +169,10 @@ fn hello(place: Place) -> Hello {
         generation: place.generation,
         host: host_name(),
         pid: std::process::id(),
-        device: "cpu".into(),
+        device: match arguments.device {
+            Some(backend::Device::Cuda) => format!("cuda:{}", place.local_rank),
+            _ => "cpu".into(),
+        },
         version: env!("CARGO_PKG_VERSION").into(),
     }
 }

@@ -1,8 +1,16 @@
 //! One attempt to save: parts first, the manifest last.
+//!
+//! Several writers may share the parts of an attempt, if they agree on the random number in its name. Each leaves a note of what it has
+//! written; one of them gathers the notes and commits. The store is all that they share: nobody waits for anybody while training.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::catalogue::{PART_SUFFIX, Place, is_part_name};
+use super::catalogue::{self, PART_SUFFIX, Place, is_part_name, share_name};
 use super::store::Known;
 use super::{CheckpointError, Manifest, Part, VERSION};
 use crate::sealed;
@@ -14,7 +22,25 @@ pub struct Attempt {
     pub(super) store: Store,
     pub(super) place: Place,
     pub(super) known: Known,
+    pub(super) fence: Option<Fence>,
 }
+
+/// Says whether somebody else has taken over the run meanwhile.
+#[derive(Debug, Clone, Default)]
+pub struct Fence {
+    /// Attempts that were there when this generation began: a later generation among them is from before.
+    pub(super) before: Arc<HashSet<String>>,
+}
+
+/// A writer's note.
+#[derive(Debug, Serialize, Deserialize)]
+struct Share {
+    version: u32,
+    parts: Vec<Part>,
+}
+
+/// How often it is looked whether another writer is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Attempt {
     /// Writes a part and returns what the manifest says about it. When this returns, the part survives a power cut. Parts may be
@@ -38,6 +64,46 @@ impl Attempt {
         Ok(Part { object, name: name.to_owned(), bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
 
+    /// Says that writer number `writer` has written `parts`.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn write_share(&self, writer: usize, parts: Vec<Part>) -> Result<(), CheckpointError> {
+        let object = self.share(writer);
+        let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
+        let (document, _) = sealed::seal(&Share { version: VERSION, parts }).map_err(refused)?;
+        Ok(self.store.put(&object, document).await?)
+    }
+
+    /// The parts that all of `writers` writers have written, waiting for them until `limit` is over.
+    ///
+    /// # Errors
+    /// The store fails, or a writer is not done within the limit.
+    pub async fn gather(&self, writers: usize, limit: Duration) -> Result<Vec<Part>, CheckpointError> {
+        let deadline = Instant::now() + limit;
+        let mut parts = Vec::new();
+        for writer in 0..writers {
+            let object = self.share(writer);
+            let document = loop {
+                match self.store.get(&object).await {
+                    Ok(document) => break document,
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    Err(_) if Instant::now() > deadline => {
+                        return Err(CheckpointError::Late { writer, object: self.store.name_url(&object), limit });
+                    }
+                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                }
+            };
+            let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
+            parts.extend(sealed::open::<Share>(&document, VERSION).map_err(refused)?.0.parts);
+        }
+        Ok(parts)
+    }
+
+    fn share(&self, writer: usize) -> String {
+        format!("{}/{}", self.place.folder(), share_name(writer))
+    }
+
     /// Makes the parts a checkpoint. Step and generation must be those of the attempt, and every part must be in place in full size.
     pub async fn commit(self, manifest: &Manifest) -> Result<(), CheckpointError> {
         let refused = |reason: String| Err(CheckpointError::Commit { folder: self.store.name_url(&self.place.folder()), reason });
@@ -49,6 +115,7 @@ impl Attempt {
                 manifest.step, manifest.generation, manifest.version
             ));
         }
+        self.check_fence().await?;
         for part in &manifest.parts {
             if !part.object.starts_with(&self.place.folder()) {
                 return refused(format!("part {} belongs to another attempt", part.object));
@@ -65,8 +132,38 @@ impl Attempt {
         let object = self.place.manifest();
         let (document, _) =
             sealed::seal(manifest).map_err(|reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason })?;
-        self.store.put(&object, document).await?;
-        self.known.remember(self.place, true);
+        self.store.put_new(&object, document).await?;
+        self.known.remember(self.place.clone(), true);
+        self.point_to_it().await;
         Ok(())
     }
+
+    /// That no later generation has begun to save meanwhile: then this one is a leftover, and must not commit any more.
+    async fn check_fence(&self) -> Result<(), CheckpointError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let entries = self.store.list("").await?;
+        let attempts = catalogue::attempts(entries.iter().map(|entry| entry.name.as_str()));
+        let later = attempts
+            .into_iter()
+            .map(|found| found.place)
+            .find(|place| place.generation > self.place.generation && !fence.before.contains(&place.folder()));
+        match later {
+            None => Ok(()),
+            Some(place) => Err(CheckpointError::Fenced {
+                folder: self.store.name_url(&place.folder()),
+                own: self.place.generation,
+                other: place.generation,
+            }),
+        }
+    }
+
+    /// For people: the name of the newest checkpoint. Nothing depends on it, so it may fail.
+    async fn point_to_it(&self) {
+        if let Err(error) = self.store.put(LATEST, format!("{}\n", self.place.folder()).into()).await {
+            tracing::warn!("{error}");
+        }
+    }
 }
+
+/// The object that names the newest checkpoint.
+const LATEST: &str = "LATEST";

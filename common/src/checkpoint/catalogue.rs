@@ -7,6 +7,16 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// Ends the name of a part.
 pub(super) const PART_SUFFIX: &str = ".safetensors";
 
+/// Name of the note in which a writer says which parts it has written.
+pub(super) fn share_name(writer: usize) -> String {
+    format!("share-{writer:05}.json")
+}
+
+fn is_share_name(name: &str) -> bool {
+    let number = name.strip_prefix("share-").and_then(|rest| rest.strip_suffix(".json")).and_then(|digits| digits.parse().ok());
+    number.is_some_and(|writer| share_name(writer) == name)
+}
+
 /// Where an attempt to save lies. The order is that of age: step, then generation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -40,8 +50,36 @@ pub(super) struct Found {
     pub(super) place: Place,
     /// Whether a manifest lies there: whether it was committed.
     pub(super) committed: bool,
-    /// The names of its parts.
+    /// The names of its parts, and of the notes about them.
     pub(super) parts: Vec<String>,
+}
+
+/// Which checkpoints stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest good ones, two at least.
+    pub last: usize,
+    /// Those of every so many steps, for ever; 0 for none.
+    pub every: u64,
+    /// Those with the smallest figures.
+    pub best: usize,
+}
+
+impl Retention {
+    /// The newest `last`.
+    pub fn last(last: usize) -> Self {
+        Self { last, every: 0, best: 0 }
+    }
+}
+
+/// What is known of an attempt when old ones are cleared away.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Candidate {
+    pub(super) found: Found,
+    /// Whether every byte is as it should be.
+    pub(super) good: bool,
+    /// What it is judged by; the smaller, the better.
+    pub(super) figure: Option<f64>,
 }
 
 /// The attempts among `names`, newest first. Objects of foreign layout are passed over, so that nobody ever deletes them.
@@ -51,7 +89,8 @@ pub(super) fn attempts<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Foun
         let Some((folder, file)) = name.rsplit_once('/') else { continue };
         let Some(place) = Place::parse(folder) else { continue };
         let unfinished = file.split_once('#').map_or(file, |(written, _)| written);
-        let ours = unfinished == MANIFEST || unfinished.strip_suffix(PART_SUFFIX).is_some_and(is_part_name);
+        let ours =
+            unfinished == MANIFEST || is_share_name(unfinished) || unfinished.strip_suffix(PART_SUFFIX).is_some_and(is_part_name);
         if !ours {
             continue;
         }
@@ -69,20 +108,34 @@ pub(super) fn is_part_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'))
 }
 
-/// Which attempts (newest first, the good ones marked) may go when the newest `keep` good ones stay: what is older than those, and
-/// uncommitted ones older than the newest good one, whose writers are dead, since a live one saves later steps. As long as fewer than
-/// `keep` are good, nothing that was committed goes: even a damaged one may be what somebody can still rescue.
-pub(super) fn expendable(attempts: &[(Found, bool)], keep: usize) -> Vec<&Found> {
+/// Which attempts (newest first) may go: what is older than the newest `retention.last` good ones, unless it stays for its step or its
+/// figure; and uncommitted ones older than the newest good one, whose writers are dead, since a live one saves later steps. As long as
+/// fewer are good, nothing that was committed goes: even a damaged one may be what somebody can still rescue.
+pub(super) fn expendable(attempts: &[Candidate], retention: Retention) -> Vec<&Found> {
+    let best = best(attempts, retention.best);
+    let stays = |Candidate { found, .. }: &Candidate| {
+        let step = found.place.step;
+        found.committed && (retention.every > 0 && step.is_multiple_of(retention.every) || best.contains(&&found.place))
+    };
     let mut good_and_newer = 0;
     let mut expendable = Vec::new();
-    for (attempt, good) in attempts {
-        let needed = if attempt.committed { keep } else { 1 };
-        if good_and_newer >= needed {
-            expendable.push(attempt);
+    for attempt in attempts {
+        let needed = if attempt.found.committed { retention.last } else { 1 };
+        if good_and_newer >= needed && !stays(attempt) {
+            expendable.push(&attempt.found);
         }
-        good_and_newer += usize::from(*good);
+        good_and_newer += usize::from(attempt.good);
     }
     expendable
+}
+
+/// The `count` committed attempts with the smallest figures; of equal ones, the newer.
+fn best(attempts: &[Candidate], count: usize) -> Vec<&Place> {
+    let judged = attempts.iter().filter(|attempt| attempt.found.committed);
+    let mut judged: Vec<(f64, &Place)> = judged.filter_map(|attempt| Some((attempt.figure?, &attempt.found.place))).collect();
+    // Stable, and newest first before.
+    judged.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    judged.into_iter().take(count).map(|(_, place)| place).collect()
 }
 
 #[cfg(test)]
@@ -116,23 +169,42 @@ mod tests {
         assert_eq!(attempts[1].place.folder(), ours);
     }
 
+    /// Committed, good, figure.
+    type Fate = (bool, bool, Option<u8>);
+
     proptest! {
         #[test]
-        fn the_newest_good_ones_stay(attempts in prop::collection::vec((any::<bool>(), any::<bool>()), 0..12), keep in 2_usize..5) {
-            let attempts: Vec<_> = attempts.into_iter().enumerate().rev()
-                .map(|(step, (committed, good))| (found(step as u64, committed), committed && good)).collect();
-            let expendable: Vec<_> = expendable(&attempts, keep).into_iter().map(|attempt| attempt.place.step).collect();
-            let stays: Vec<_> = attempts.iter().filter(|(attempt, _)| !expendable.contains(&attempt.place.step)).collect();
-            let good = attempts.iter().filter(|(_, good)| *good);
-            let newest_good: Vec<_> = good.take(keep).collect();
+        fn what_is_asked_for_stays_and_nothing_else_that_is_old(
+            fates in prop::collection::vec(any::<Fate>(), 0..14), last in 2_usize..5, every in 0_u64..6, best in 0_usize..3,
+        ) {
+            let candidate = |(step, (committed, good, figure)): (usize, Fate)| Candidate {
+                found: found(step as u64, committed), good: committed && good, figure: figure.map(f64::from),
+            };
+            let attempts: Vec<_> = fates.into_iter().enumerate().rev().map(candidate).collect();
+            let gone: Vec<u64> = expendable(&attempts, Retention { last, every, best }).iter().map(|found| found.place.step).collect();
+            let step = |attempt: &&Candidate| attempt.found.place.step;
+            let stays: Vec<_> = attempts.iter().filter(|attempt| !gone.contains(&step(attempt))).collect();
+
+            let newest_good: Vec<_> = attempts.iter().filter(|attempt| attempt.good).take(last).collect();
             prop_assert!(newest_good.iter().all(|attempt| stays.contains(attempt)));
-            if let Some((oldest, _)) = newest_good.get(keep - 1) {
-                prop_assert!(stays.iter().all(|(attempt, _)| attempt.place >= oldest.place), "nothing older than the kept ones stays");
+            let committed = || attempts.iter().filter(|attempt| attempt.found.committed);
+            let milestone = |attempt: &&Candidate| every > 0 && step(attempt).is_multiple_of(every);
+            prop_assert!(committed().filter(milestone).all(|attempt| stays.contains(&attempt)));
+            let mut figures: Vec<f64> = committed().filter_map(|attempt| attempt.figure).collect();
+            figures.sort_by(f64::total_cmp);
+            let border = best.checked_sub(1).and_then(|index| figures.get(index.min(figures.len().saturating_sub(1))).copied());
+            let better = |attempt: &&Candidate| attempt.figure.zip(border).is_some_and(|(figure, border)| figure < border);
+            prop_assert!(committed().filter(better).all(|attempt| stays.contains(&attempt)));
+
+            if let Some(oldest) = newest_good.get(last - 1) {
+                let asked_for = |attempt: &&Candidate| milestone(attempt)
+                    || attempt.figure.zip(border).is_some_and(|(figure, border)| figure <= border);
+                prop_assert!(stays.iter().all(|attempt| step(attempt) >= step(oldest) || asked_for(attempt)), "nothing else is old");
             } else {
-                prop_assert!(attempts.iter().filter(|(attempt, _)| attempt.committed).all(|attempt| stays.contains(&attempt)));
+                prop_assert!(committed().all(|attempt| stays.contains(&attempt)));
             }
-            let newest = newest_good.first().map_or(0, |(newest, _)| newest.place.step);
-            prop_assert!(stays.iter().all(|(attempt, _)| attempt.committed || attempt.place.step >= newest), "no old torso stays");
+            let newest = newest_good.first().map_or(0, step);
+            prop_assert!(stays.iter().all(|attempt| attempt.found.committed || step(attempt) >= newest), "no old torso stays");
         }
     }
 }

@@ -17,10 +17,13 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use attempt::Attempt;
+pub use attempt::{Attempt, Fence};
+pub use catalogue::Retention;
 pub use store::{CheckpointStore, Listed, Skipped};
 
 use crate::sealed::SealError;
@@ -50,6 +53,9 @@ pub struct Manifest {
     pub parts: Vec<Part>,
     /// What else a resumed run needs; small.
     pub extra: Value,
+    /// What it may be judged by, the smaller the better; the mean loss before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figure: Option<f64>,
 }
 
 impl Manifest {
@@ -120,6 +126,29 @@ pub enum CheckpointError {
         /// What does not fit.
         reason: String,
     },
+    /// Another writer of the same checkpoint is not done.
+    #[error("{object}: writer {writer} of this checkpoint was not done within {limit:?}")]
+    Late {
+        /// Its number.
+        writer: usize,
+        /// The note that it should have left.
+        object: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// A later generation saves into the same place.
+    #[error(
+        "{folder} was begun by generation {other}, and this is generation {own}: another coordinator has taken over this run, so this \
+         checkpoint is not committed"
+    )]
+    Fenced {
+        /// What the other has written.
+        folder: String,
+        /// This generation.
+        own: u64,
+        /// The other one.
+        other: u64,
+    },
     /// The operating system gave no random number.
     #[error("no random number for the name of a checkpoint: {0}")]
     Random(getrandom::Error),
@@ -128,11 +157,11 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Whether the checkpoint itself is incomplete or damaged, so that an older one is the answer; otherwise (the store is unreachable,
     /// say) falling back would throw away good work.
-    fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         match self {
             Self::Storage(error) => matches!(error, StorageError::NotFound { .. } | StorageError::Size { .. }),
             Self::Manifest { .. } | Self::Misplaced { .. } | Self::Corrupt { .. } => true,
-            Self::PartName { .. } | Self::Commit { .. } | Self::Random(_) => false,
+            Self::PartName { .. } | Self::Commit { .. } | Self::Late { .. } | Self::Fenced { .. } | Self::Random(_) => false,
         }
     }
 }

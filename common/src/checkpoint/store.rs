@@ -1,12 +1,12 @@
 //! Where a run's checkpoints lie: find the newest good one, read it, clear old ones away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::catalogue::{self, Found, Place};
-use super::{Attempt, CheckpointError, Manifest, Part, VERSION};
+use super::catalogue::{self, Candidate, Found, Place, Retention};
+use super::{Attempt, CheckpointError, Fence, Manifest, Part, VERSION};
 use crate::sealed;
 use crate::storage::{StorageError, Store};
 
@@ -70,8 +70,20 @@ impl CheckpointStore {
     /// Begins to save `step` in a folder that nobody else writes to.
     pub fn begin(&self, step: u64, generation: u64) -> Result<Attempt, CheckpointError> {
         let random = getrandom::u64().map_err(CheckpointError::Random)?;
+        Ok(self.join(step, generation, random, None))
+    }
+
+    /// Takes part in saving `step` in the folder with the number `random`, on which all its writers have agreed, and which was never
+    /// taken before. With a fence, no commit succeeds once a later generation has begun.
+    pub fn join(&self, step: u64, generation: u64, random: u64, fence: Option<Fence>) -> Attempt {
         let place = Place { step, generation, random };
-        Ok(Attempt { store: self.store.clone(), place, known: self.known.clone() })
+        Attempt { store: self.store.clone(), place, known: self.known.clone(), fence }
+    }
+
+    /// A fence for the generation that begins now.
+    pub async fn fence(&self) -> Result<Fence, CheckpointError> {
+        let before: HashSet<String> = self.attempts().await?.iter().map(|found| found.place.folder()).collect();
+        Ok(Fence { before: Arc::new(before) })
     }
 
     /// The committed checkpoints, newest step first, unverified.
@@ -109,25 +121,36 @@ impl CheckpointStore {
         self.check_part(part, &bytes).map(|()| bytes)
     }
 
-    /// Clears away what the newest `keep_last` good checkpoints (two at least) have made superfluous: older checkpoints, manifest first,
-    /// and what interrupted saves left. Only what this module has written is touched. Call it after a commit, from the process that
-    /// saves. Returns the folders removed.
-    pub async fn collect(&self, keep_last: usize) -> Result<Vec<String>, CheckpointError> {
-        let keep = keep_last.max(LEAST_KEPT);
+    /// Clears away what the checkpoints that `retention` keeps (the newest two at least) have made superfluous: older checkpoints,
+    /// manifest first, and what interrupted saves left. Only what this module has written is touched. Call it after a commit, from the
+    /// process that saves. Returns the folders removed.
+    pub async fn collect(&self, retention: Retention) -> Result<Vec<String>, CheckpointError> {
+        let retention = Retention { last: retention.last.max(LEAST_KEPT), ..retention };
         let mut attempts = Vec::new();
         let mut good_ones = 0;
-        for attempt in self.attempts().await? {
+        for found in self.attempts().await? {
             // Once enough are known to be good, what is older need not be read.
-            let good = good_ones < keep && attempt.committed && self.is_good(&attempt.place).await?;
+            let good = good_ones < retention.last && found.committed && self.is_good(&found.place).await?;
             good_ones += usize::from(good);
-            attempts.push((attempt, good));
+            let judged = retention.best > 0 && found.committed;
+            let figure = if judged { self.figure(&found.place).await? } else { None };
+            attempts.push(Candidate { found, good, figure });
         }
         let mut removed = Vec::new();
-        for attempt in catalogue::expendable(&attempts, keep) {
+        for attempt in catalogue::expendable(&attempts, retention) {
             self.remove(attempt).await?;
             removed.push(attempt.place.folder());
         }
         Ok(removed)
+    }
+
+    /// What a checkpoint may be judged by; nothing if its manifest cannot be read.
+    async fn figure(&self, place: &Place) -> Result<Option<f64>, CheckpointError> {
+        match self.manifest(place).await {
+            Ok(manifest) => Ok(manifest.figure),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn attempts(&self) -> Result<Vec<Found>, CheckpointError> {
@@ -159,6 +182,15 @@ impl CheckpointStore {
     }
 
     async fn verify_bytes(&self, place: &Place) -> Result<Manifest, CheckpointError> {
+        let manifest = self.manifest(place).await?;
+        for part in &manifest.parts {
+            self.verify_part(part).await?;
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest of an attempt, verified.
+    async fn manifest(&self, place: &Place) -> Result<Manifest, CheckpointError> {
         let name = place.manifest();
         let document = self.store.get(&name).await?;
         let object = self.store.name_url(&name);
@@ -169,9 +201,6 @@ impl CheckpointStore {
         if (manifest.step, manifest.generation) != (place.step, place.generation) {
             let (step, generation) = (manifest.step, manifest.generation);
             return Err(CheckpointError::Misplaced { object, step, generation });
-        }
-        for part in &manifest.parts {
-            self.verify_part(part).await?;
         }
         Ok(manifest)
     }

@@ -16,19 +16,24 @@ async fn save(checkpoints: &CheckpointStore, step: u64) -> Result<String, Checkp
     let attempt = checkpoints.begin(step, 1)?;
     let weights = attempt.write_part("weights", contents("weights", step)).await?;
     let moments = attempt.write_part("moments", contents("moments", step)).await?;
-    let manifest = Manifest {
+    let manifest = manifest(step, 1, vec![weights, moments]);
+    let object = format!("{}/manifest.json", manifest.parts[0].object.rsplit_once('/').unwrap().0);
+    attempt.commit(&manifest).await.map(|()| object)
+}
+
+fn manifest(step: u64, generation: u64, parts: Vec<Part>) -> Manifest {
+    Manifest {
         version: VERSION,
         run_id: "run".into(),
         step,
-        generation: 1,
+        generation,
         world: 2,
         config_hash: "c".into(),
         data_fingerprint: "d".into(),
-        parts: vec![weights, moments],
+        parts,
         extra: json!({"position": 8 * step}),
-    };
-    let object = format!("{}/manifest.json", manifest.parts[0].object.rsplit_once('/').unwrap().0);
-    attempt.commit(&manifest).await.map(|()| object)
+        figure: None,
+    }
 }
 
 fn contents(name: &str, step: u64) -> Bytes {
@@ -119,7 +124,7 @@ async fn a_crash_at_any_write_loses_nothing() {
             }
             faults.crash_after(writes, last_write_lands);
             let saved = save(&checkpoints, 40).await;
-            let collected = if saved.is_ok() { checkpoints.collect(2).await.map(drop) } else { Ok(()) };
+            let collected = if saved.is_ok() { checkpoints.collect(Retention::last(2)).await.map(drop) } else { Ok(()) };
             faults.restart();
 
             let restarted = CheckpointStore::new(store.clone());
@@ -127,17 +132,18 @@ async fn a_crash_at_any_write_loses_nothing() {
             assert!(found == 40 || (found == 30 && saved.is_err()), "found {found} after {writes} writes");
             assert!(restarted.newest_verified().await.unwrap().1.is_empty(), "an uncommitted save is not a damaged checkpoint");
             save(&restarted, 50).await.unwrap();
-            restarted.collect(2).await.unwrap();
+            restarted.collect(Retention::last(2)).await.unwrap();
             assert_eq!(restarted.list().await.unwrap().iter().map(|listed| listed.step).collect::<Vec<_>>(), [50, found]);
-            assert_eq!(store.list("").await.unwrap().len(), 6, "nothing but two checkpoints is left");
+            let left: Vec<_> = store.list("").await.unwrap().into_iter().map(|entry| entry.name).collect();
+            assert!(left.len() == 7 && left[6] == "LATEST", "nothing but two checkpoints is left: {left:?}");
             if saved.is_ok() && collected.is_ok() {
                 break;
             }
             crashes += 1;
         }
     }
-    // Two parts and a manifest written, two checkpoints of three objects removed.
-    assert_eq!(crashes, 2 * 9);
+    // Two parts, a manifest and the hint written, two checkpoints of three objects removed.
+    assert_eq!(crashes, 2 * 10);
 }
 
 #[tokio::test]
@@ -147,7 +153,7 @@ async fn a_store_that_fails_is_no_reason_to_go_back() {
     save(&checkpoints, 1).await.unwrap();
     faults.unreachable.store(true, SeqCst);
     assert!(matches!(checkpoints.newest_verified().await, Err(CheckpointError::Storage(StorageError::Backend { .. }))));
-    assert!(checkpoints.collect(2).await.is_err());
+    assert!(checkpoints.collect(Retention::last(2)).await.is_err());
 }
 
 #[tokio::test]
@@ -204,7 +210,7 @@ async fn clearing_away_touches_only_its_own() {
     for step in [20, 30, 40] {
         save(&checkpoints, step).await.unwrap();
     }
-    let removed = checkpoints.collect(0).await.unwrap();
+    let removed = checkpoints.collect(Retention::last(0)).await.unwrap();
     assert_eq!(removed.len(), 4, "steps 20 and 10, the torso and the torn write: {removed:?}");
     assert_eq!(checkpoints.list().await.unwrap().iter().map(|listed| listed.step).collect::<Vec<_>>(), [40, 30]);
     let left: Vec<_> =
@@ -212,7 +218,7 @@ async fn clearing_away_touches_only_its_own() {
     assert_eq!(left, ["0000000010/notes.txt", "notes.txt"]);
     assert!(!folder.path().join(oldest).parent().unwrap().exists() && !folder.path().join(torso.object).exists());
     assert!(!Path::new(&torn).parent().unwrap().exists());
-    assert_eq!(checkpoints.collect(2).await.unwrap(), Vec::<String>::new());
+    assert_eq!(checkpoints.collect(Retention::last(2)).await.unwrap(), Vec::<String>::new());
 }
 
 /// Damaged checkpoints do not count among those that are kept, however new they look.
@@ -228,8 +234,61 @@ async fn damage_does_not_push_out_good_checkpoints() {
     }
     let resumed = CheckpointStore::new(store);
     assert_eq!(newest(&resumed).await, Some(20));
-    assert_eq!(resumed.collect(2).await.unwrap(), Vec::<String>::new());
+    assert_eq!(resumed.collect(Retention::last(2)).await.unwrap(), Vec::<String>::new());
     save(&resumed, 25).await.unwrap();
-    assert_eq!(resumed.collect(2).await.unwrap().len(), 1);
+    assert_eq!(resumed.collect(Retention::last(2)).await.unwrap().len(), 1);
     assert_eq!(resumed.list().await.unwrap().iter().map(|listed| listed.step).collect::<Vec<_>>(), [40, 30, 25, 20]);
+}
+
+/// Three writers share the parts; whoever gathers them waits for the last one, and not for ever.
+#[tokio::test]
+async fn writers_that_share_a_checkpoint_are_waited_for() {
+    let store = Store::open("memory://").unwrap();
+    let checkpoints = CheckpointStore::new(store.clone());
+    let join = |random| checkpoints.join(5, 1, random, None);
+    let write = async |writer: usize, random| {
+        let attempt = join(random);
+        let part = attempt.write_part(&format!("part-{writer}"), contents("part", writer as u64)).await.unwrap();
+        attempt.write_share(writer, vec![part]).await.unwrap();
+    };
+    let gathering = async {
+        let attempt = join(7);
+        let parts = attempt.gather(3, Duration::from_secs(60)).await.unwrap();
+        (attempt, parts)
+    };
+    let ((attempt, parts), ..) = tokio::join!(gathering, write(2, 7), write(0, 7), write(1, 7));
+    assert_eq!(parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>(), ["part-0", "part-1", "part-2"]);
+    attempt.commit(&manifest(5, 1, parts)).await.unwrap();
+    assert_eq!(checkpoints.newest_verified().await.unwrap().0.unwrap().parts.len(), 3);
+
+    write(0, 8).await;
+    let error = join(8).gather(2, Duration::from_millis(1)).await.unwrap_err().to_string();
+    assert!(error.contains("writer 1 of this checkpoint was not done") && error.contains("share-00001.json"), "{error}");
+    for step in [6, 7] {
+        save(&checkpoints, step).await.unwrap();
+    }
+    checkpoints.collect(Retention::last(2)).await.unwrap();
+    let left = store.list("").await.unwrap();
+    assert!(left.iter().all(|entry| !entry.name.contains("share")), "{left:?}");
+}
+
+/// A coordinator that was cut off comes back after another one has gone on with the run.
+#[tokio::test]
+async fn a_generation_that_was_overtaken_does_not_commit() {
+    let checkpoints = CheckpointStore::new(Store::open("memory://").unwrap());
+    save(&checkpoints, 1).await.unwrap();
+    // A later generation from before, as after a lost journal, is nobody who could take over.
+    let old = checkpoints.begin(2, 9).unwrap();
+    old.write_part("weights", contents("weights", 2)).await.unwrap();
+    let fence = checkpoints.fence().await.unwrap();
+    let commit = async |step, random| {
+        let attempt = checkpoints.join(step, 3, random, Some(fence.clone()));
+        let part = attempt.write_part("weights", contents("weights", step)).await.unwrap();
+        attempt.commit(&manifest(step, 3, vec![part])).await
+    };
+    commit(4, 1).await.unwrap();
+    checkpoints.begin(5, 4).unwrap().write_part("weights", contents("weights", 5)).await.unwrap();
+    let error = commit(6, 2).await.unwrap_err().to_string();
+    assert!(error.contains("begun by generation 4, and this is generation 3"), "{error}");
+    assert_eq!(checkpoints.list().await.unwrap().iter().map(|listed| listed.step).collect::<Vec<_>>(), [4, 1]);
 }

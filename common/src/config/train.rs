@@ -35,6 +35,9 @@ pub struct TrainConfig {
     /// In what numbers the networks compute.
     #[serde(default)]
     pub precision: Precision,
+    /// On GPUs: only algorithms that give the same bits in every run. Slower.
+    #[serde(default)]
+    pub deterministic: bool,
     /// What happens when the gradients of a step are no numbers.
     #[serde(default)]
     pub not_finite: NotFinitePolicy,

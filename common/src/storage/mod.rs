@@ -20,7 +20,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 /// Objects larger than this are uploaded in parts: a single PUT ends at 5 GiB and restarts from zero after a fault.
 const WHOLE_PUT: usize = 32 << 20;
@@ -205,6 +205,21 @@ impl Store {
     /// Writes the object, replacing an older one at once or not at all. When this returns, the object survives a power cut.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
         self.put_pieces(name, vec![bytes], |_| ()).await
+    }
+
+    /// As [`put`](Self::put), for an object that must not be there yet. Stores that know conditional writes make sure of that; elsewhere
+    /// it is the caller's word. An object with the same content passes: the answer to an earlier attempt may have been lost.
+    pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
+        let path = self.path(name)?;
+        let options = PutOptions::from(PutMode::Create);
+        match self.backend.put_opts(&path, bytes.clone().into(), options).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                self.put(name, bytes).await
+            }
+            Err(object_store::Error::AlreadyExists { .. }) if self.get(name).await.is_ok_and(|found| found == bytes) => Ok(()),
+            Err(error) => Err(self.failed("write", name, error)),
+        }
     }
 
     /// Writes the object from the pieces that it is made of, as [`put`](Self::put) does, without putting them together first. `seen` is

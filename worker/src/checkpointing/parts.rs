@@ -1,99 +1,135 @@
-//! The parts of a training checkpoint: which tensors, under which names.
+//! The parts of a training checkpoint: which tensors, under which names; and which worker reads and writes which part.
+//!
+//! Every part holds one flat tensor's share of one module: the weights, their moving average, or one of AdamW's moments. All have the
+//! names of the official implementation's weights.
 
-use super::CheckpointingError;
-use crate::model::weights::{from_safetensors, to_safetensors};
-use crate::model::{Module, Variable};
+use crate::model::Variable;
 use crate::training::parameters::Entry;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
 use common::official::weights_part;
-use std::path::Path;
-use tch::{Tensor, no_grad};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::HashMap;
+use std::ops::Range;
+use tch::Tensor;
 
-/// The part with AdamW's moments.
-pub(super) const OPTIMIZER: &str = "optimizer";
+/// Bytes of an f32.
+const F32: usize = 4;
 
-/// A copy of all that a checkpoint holds, or room for it: tensors in the layout of the flat parameters.
-pub(super) struct Snapshot {
+/// A part as it lies in a training state.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Its name in the manifest.
+    pub(super) name: String,
+    /// Which of the state's flat tensors it belongs to, and its range there.
+    pub(super) flat: usize,
+    pub(super) range: Range<i64>,
     entries: Vec<Entry>,
-    modules: Vec<(&'static str, Vec<Variable>)>,
-    values: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    average: Option<Tensor>,
+    /// What the official files hold beside the trained weights.
+    constants: Vec<Variable>,
 }
 
-impl Snapshot {
-    /// Copies the state, which may change as soon as this returns.
-    pub(super) fn take(state: &TrainingState) -> Self {
-        Self::build(state, Tensor::copy)
-    }
-
-    /// Room for a state of the same shape.
-    pub(super) fn room(state: &TrainingState) -> Self {
-        Self::build(state, Tensor::zeros_like)
-    }
-
-    fn build(state: &TrainingState, like: impl Fn(&Tensor) -> Tensor) -> Self {
-        let like = |tensor: &Tensor| no_grad(|| like(tensor).to_device(tch::Device::Cpu));
-        Self {
-            entries: state.parameters.entries().to_vec(),
-            modules: state.model.modules.iter().map(|module| (module.name, constants(module))).collect(),
-            values: like(state.parameters.values()),
-            exp_avg: like(state.adamw.exp_avg()),
-            exp_avg_sq: like(state.adamw.exp_avg_sq()),
-            average: state.average.as_ref().map(|average| like(average.values())),
+/// All parts of a state, in one fixed order.
+pub(super) fn parts(state: &TrainingState) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for flat in 0..state.flat().len() {
+        for (module, (group, range)) in state.model.modules.iter().zip(state.parameters.groups()) {
+            let of_module = state.parameters.entries().iter().filter(|entry| entry.group == *group).cloned();
+            let weights = matches!(flat, VALUES | AVERAGE);
+            let frozen = module.variables.iter().filter(|variable| weights && !variable.trainable);
+            parts.push(Part {
+                name: name(flat, module.name),
+                flat,
+                range: range.clone(),
+                entries: of_module.collect(),
+                constants: frozen.map(Variable::shallow_clone).collect(),
+            });
         }
     }
+    parts
+}
 
-    /// Copies everything back into the state.
-    pub(super) fn apply(&self, state: &TrainingState) {
-        let stored = [&self.values, &self.exp_avg, &self.exp_avg_sq].into_iter().chain(&self.average);
-        for (mut target, stored) in state.flat().into_iter().zip(stored) {
-            no_grad(|| target.copy_(stored));
-        }
+/// Places in [`TrainingState::flat`].
+const VALUES: usize = 0;
+const EXP_AVG: usize = 1;
+const EXP_AVG_SQ: usize = 2;
+const AVERAGE: usize = 3;
+
+fn name(flat: usize, module: &str) -> String {
+    match flat {
+        EXP_AVG => format!("exp_avg-{module}"),
+        EXP_AVG_SQ => format!("exp_avg_sq-{module}"),
+        _ => weights_part(module, flat == AVERAGE),
+    }
+}
+
+impl Part {
+    /// Its tensors as named views of the state's flat tensors.
+    pub(super) fn variables(&self, flat: &[Tensor]) -> Vec<Variable> {
+        let Some(flat) = flat.get(self.flat) else { return Vec::new() };
+        let view = |entry: &Entry| Variable { name: entry.name.clone(), tensor: entry.view(flat), trainable: true };
+        self.entries.iter().map(view).chain(self.constants.iter().map(Variable::shallow_clone)).collect()
     }
 
-    /// Name and bytes of every part.
-    pub(super) fn parts(&self) -> Result<Vec<(String, Bytes)>, CheckpointingError> {
-        let parts = self.named().into_iter();
-        parts.map(|(name, variables)| Ok((name, Bytes::from(to_safetensors(&variables)?)))).collect()
+    /// Bytes of its file, without the header.
+    pub(super) fn bytes(&self) -> usize {
+        let trained = self.entries.iter().map(|entry| entry.shape.iter().product::<i64>());
+        let constant = self.constants.iter().map(|constant| constant.tensor.numel() as i64);
+        trained.chain(constant).sum::<i64>().unsigned_abs() as usize * F32
     }
 
-    /// Fills this from parts; `read` gets a part's name and returns its bytes.
-    pub(super) fn fill(&self, read: impl Fn(&str) -> Result<Bytes, CheckpointingError>) -> Result<(), CheckpointingError> {
-        for (name, variables) in self.named() {
-            from_safetensors(Path::new(&format!("{name}.safetensors")), &read(&name)?, &variables)?;
-        }
-        Ok(())
-    }
-
-    /// Every part as named views of this snapshot's tensors.
-    fn named(&self) -> Vec<(String, Vec<Variable>)> {
-        let mut parts = Vec::new();
-        for (average, flat) in [(false, Some(&self.values)), (true, self.average.as_ref())] {
-            let Some(flat) = flat else { continue };
-            for (module, constants) in &self.modules {
-                let of_module = self.entries.iter().filter(|entry| entry.group == *module);
-                let mut variables: Vec<Variable> = of_module.map(|entry| view(entry.name.clone(), entry, flat)).collect();
-                variables.extend(constants.iter().map(Variable::shallow_clone));
-                parts.push((weights_part(module, average), variables));
-            }
-        }
-        let moments = [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)];
-        let moments = moments.into_iter().flat_map(|(moment, flat)| {
-            self.entries.iter().map(move |entry| view(format!("{moment}.{}.{}", entry.group, entry.name), entry, flat))
+    /// What comes before the tensors in its file: length, names, shapes and places.
+    ///
+    /// # Errors
+    /// Names that occur twice.
+    pub(super) fn header(&self) -> Result<Bytes, String> {
+        let shapes = self.entries.iter().map(|entry| (&entry.name, entry.shape.clone()));
+        let shapes = shapes.chain(self.constants.iter().map(|constant| (&constant.name, constant.tensor.size())));
+        let mut end = 0;
+        let tensors = shapes.map(|(name, shape)| {
+            let shape: Vec<usize> = shape.iter().map(|side| side.unsigned_abs() as usize).collect();
+            let start = end;
+            end += shape.iter().product::<usize>() * F32;
+            (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
         });
-        parts.push((OPTIMIZER.to_owned(), moments.collect()));
-        parts
+        let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let metadata = Metadata::new(Some(about), tensors.collect()).map_err(|error| error.to_string())?;
+        let mut text = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
+        // Tensors start at a multiple of 8 bytes.
+        text.resize(text.len().next_multiple_of(8), b' ');
+        Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat().into())
     }
 }
 
-fn view(name: String, entry: &Entry, flat: &Tensor) -> Variable {
-    Variable { name, tensor: entry.view(flat), trainable: true }
+/// Which of `workers` workers takes each of the parts of these sizes: the largest first, each to whoever has least.
+pub(super) fn assign(sizes: &[usize], workers: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&part| std::cmp::Reverse(sizes[part]));
+    let mut loads = vec![0; workers.max(1)];
+    let mut owner = vec![0; sizes.len()];
+    for part in order {
+        let least = loads.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(worker, _)| worker);
+        owner[part] = least;
+        loads[least] += sizes[part];
+    }
+    owner
 }
 
-/// What the official files hold beside the trained weights.
-fn constants(module: &Module) -> Vec<Variable> {
-    module.variables.iter().filter(|variable| !variable.trainable).map(Variable::shallow_clone).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn nobody_has_more_than_their_share_and_one_part(sizes in prop::collection::vec(0_usize..1000, 0..20), workers in 1_usize..9) {
+            let owners = assign(&sizes, workers);
+            let load = |worker| sizes.iter().zip(&owners).filter(|(_, owner)| **owner == worker).map(|(size, _)| size).sum::<usize>();
+            let (total, largest) = (sizes.iter().sum::<usize>(), sizes.iter().copied().max().unwrap_or_default());
+            prop_assert!((0..workers).all(|worker| load(worker) <= total / workers + largest));
+            prop_assert_eq!((0..workers).map(load).sum::<usize>(), total);
+            prop_assert_eq!(assign(&sizes, workers), owners, "all workers come to the same");
+        }
+    }
 }

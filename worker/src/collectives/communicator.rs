@@ -4,15 +4,16 @@
 //! Two clocks run: the time that the thread spends in the backend ([`Communicator::busy`]), and the time that the job's own thread waits
 //! for it, which the worker's [`Activity`] books as [`Phase::Collective`]. Their difference is what computation has hidden.
 
+use super::ordering::{Lane, Moment};
 use super::{Aborter, Collective, CollectiveError, Solo};
 use common::config::Wire;
 use common::control::{Activity, Phase};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// All workers, reached through a thread of its own. Dropping it leaves the backend in an orderly way.
 pub struct Communicator {
@@ -20,6 +21,7 @@ pub struct Communicator {
     rank: usize,
     world: usize,
     aborter: Aborter,
+    aborted: Arc<AtomicBool>,
     busy: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,17 +31,27 @@ pub struct Communicator {
 pub struct Submitter {
     /// None in a world of one, where a sum is there at once.
     requests: Option<Sender<Request>>,
+    /// Where the addends are computed.
+    device: Device,
     activity: Arc<Activity>,
 }
 
 /// A sum that was asked for.
 #[must_use = "the tensor belongs to the communication thread until the ticket was waited for"]
-pub struct Ticket(Option<Receiver<Result<(), CollectiveError>>>);
+pub struct Ticket(Result<Option<Receiver<Answer>>, CollectiveError>);
 
 struct Request {
     operation: Operation,
-    answer: SyncSender<Result<(), CollectiveError>>,
+    /// When its tensor is there.
+    ready: Moment,
+    answer: SyncSender<Answer>,
 }
+
+/// When the result is there, at the latest.
+type Answer = Result<Moment, CollectiveError>;
+
+/// How often an idle thread asks the backend whether all is well.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 enum Operation {
     Sum(Tensor, Wire),
@@ -51,12 +63,13 @@ enum Operation {
 type Connected = Result<(usize, usize, Aborter), CollectiveError>;
 
 impl Communicator {
-    /// Starts the thread, which connects the workers by `connect` first.
+    /// Starts the thread, which connects the workers by `connect` first; what they sum is computed on `device`.
     ///
     /// # Errors
     /// Those of `connect`.
     pub fn start(
         connect: impl FnOnce() -> Result<Box<dyn Collective>, CollectiveError> + Send + 'static,
+        device: Device,
         activity: Arc<Activity>,
     ) -> Result<Self, CollectiveError> {
         let (requests, inbox) = channel();
@@ -73,14 +86,21 @@ impl Communicator {
         let thread = std::thread::Builder::new().name("communication".into()).spawn(body);
         let thread = thread.map_err(|error| CollectiveError::Transport { operation: "start", cause: error.to_string() })?;
         let (rank, world, aborter) = connected.recv().unwrap_or_else(|_| Err(gone("connect")))?;
-        let submitter = Submitter { requests: (world > 1).then_some(requests), activity };
-        Ok(Self { submitter, rank, world, aborter, busy, thread: Some(thread) })
+        let submitter = Submitter { requests: (world > 1).then_some(requests), device, activity };
+        let aborted = Arc::<AtomicBool>::default();
+        let flag = aborted.clone();
+        let aborter: Aborter = Arc::new(move |code| {
+            flag.store(true, Ordering::Relaxed);
+            aborter(code);
+        });
+        Ok(Self { submitter, rank, world, aborter, aborted, busy, thread: Some(thread) })
     }
 
     /// The only worker of a world of one: nothing is ever waited for, and there is no thread.
     pub fn alone(activity: Arc<Activity>) -> Self {
-        let submitter = Submitter { requests: None, activity };
-        Self { submitter, rank: 0, world: 1, aborter: Solo.aborter(), busy: Arc::default(), thread: None }
+        let submitter = Submitter { requests: None, device: Device::Cpu, activity };
+        let (aborter, aborted) = (Solo.aborter(), Arc::default());
+        Self { submitter, rank: 0, world: 1, aborter, aborted, busy: Arc::default(), thread: None }
     }
 
     /// For whoever shall ask for sums from another thread.
@@ -101,7 +121,8 @@ impl Communicator {
 impl Drop for Communicator {
     fn drop(&mut self) {
         self.submitter.requests = None;
-        if let Some(thread) = self.thread.take() {
+        // After an abort the thread may be inside of an operation that never ends.
+        if let Some(thread) = self.thread.take().filter(|_| !self.aborted.load(Ordering::Relaxed)) {
             // A panic of the thread was reported by its hook; whoever waited for it has an error.
             let _ = thread.join();
         }
@@ -119,19 +140,22 @@ impl Submitter {
     /// # Errors
     /// A tensor that the backend cannot move, or a failure of the transport.
     pub fn wait(&self, ticket: Ticket) -> Result<(), CollectiveError> {
-        let Some(answer) = ticket.0 else { return Ok(()) };
+        let Some(answer) = ticket.0? else { return Ok(()) };
         let before = self.activity.enter(Phase::Collective);
         let result = answer.recv().unwrap_or_else(|_| Err(gone("an operation")));
         self.activity.enter(before);
-        result
+        result?.before_the_rest(self.device)
     }
 
     fn submit(&self, operation: Operation) -> Ticket {
-        let Some(requests) = &self.requests else { return Ticket(None) };
+        let Some(requests) = &self.requests else { return Ticket(Ok(None)) };
         let (answer, ticket) = sync_channel(1);
-        // If the thread is gone, the answer is dropped with the request, and that is what `wait` sees.
-        let _ = requests.send(Request { operation, answer });
-        Ticket(Some(ticket))
+        let ask = |ready| {
+            // If the thread is gone, the answer is dropped with the request, and that is what `wait` sees.
+            let _ = requests.send(Request { operation, ready, answer });
+            Some(ticket)
+        };
+        Ticket(Moment::now(self.device).map(ask))
     }
 }
 
@@ -141,12 +165,24 @@ fn gone(operation: &'static str) -> CollectiveError {
 
 /// Does what is asked until nobody can ask any more.
 fn serve(backend: &mut dyn Collective, inbox: &Receiver<Request>, busy: &AtomicU64) {
-    while let Ok(Request { operation, answer }) = inbox.recv() {
+    // Rounding and copying, too, take their place in the backend's queue.
+    let entered = backend.lane().map(Lane::enter).transpose();
+    let mut failure = entered.as_ref().err().map(ToString::to_string);
+    loop {
+        let Request { operation, ready, answer } = match inbox.recv_timeout(CHECK_EVERY) {
+            Ok(request) => request,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                if failure.is_none() {
+                    failure = backend.check().err().map(|error| error.to_string());
+                }
+                continue;
+            }
+        };
         let started = Instant::now();
-        let result = match &operation {
-            Operation::Sum(tensor, wire) => sum(backend, tensor, *wire),
-            Operation::Broadcast(tensor, root) => backend.broadcast(tensor, *root),
-            Operation::Barrier => backend.barrier(),
+        let result = match &failure {
+            Some(cause) => Err(CollectiveError::Transport { operation: "an earlier operation", cause: cause.clone() }),
+            None => carry_out(backend, &operation, &ready),
         };
         let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         busy.fetch_add(nanoseconds, Ordering::Relaxed);
@@ -154,6 +190,17 @@ fn serve(backend: &mut dyn Collective, inbox: &Receiver<Request>, busy: &AtomicU
         // Nobody listens any more when the job has failed meanwhile.
         let _ = answer.send(result);
     }
+}
+
+fn carry_out(backend: &mut dyn Collective, operation: &Operation, ready: &Moment) -> Answer {
+    let device = backend.device();
+    ready.before_the_rest(device)?;
+    match operation {
+        Operation::Sum(tensor, wire) => sum(backend, tensor, *wire)?,
+        Operation::Broadcast(tensor, root) => backend.broadcast(tensor, *root)?,
+        Operation::Barrier => backend.barrier()?,
+    }
+    Moment::now(device)
 }
 
 fn sum(backend: &mut dyn Collective, tensor: &Tensor, wire: Wire) -> Result<(), CollectiveError> {

@@ -1,6 +1,6 @@
 //! Workers as threads of one process, for tests: sums in rank order, checks that all ranks call the same operation.
 
-use super::{Aborter, Collective, CollectiveError, check_root, check_tensor};
+use super::{Aborter, Collective, CollectiveError, check_cpu_tensor, check_root};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tch::{Tensor, no_grad};
 
@@ -89,7 +89,7 @@ impl Collective for InProcess {
     }
 
     fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
-        check_tensor("all_reduce", tensor)?;
+        check_cpu_tensor("all_reduce", tensor)?;
         let all = self.exchange("all_reduce", tensor)?;
         no_grad(|| {
             let mut target = tensor.detach();
@@ -102,7 +102,7 @@ impl Collective for InProcess {
     }
 
     fn broadcast(&mut self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        check_tensor("broadcast", tensor)?;
+        check_cpu_tensor("broadcast", tensor)?;
         check_root(root, self.world)?;
         let all = self.exchange("broadcast", tensor)?;
         no_grad(|| tensor.detach().copy_(&all[root]));

@@ -7,18 +7,22 @@ mod communicator;
 mod in_process;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod nccl;
+mod ordering;
 mod solo;
 
 pub use communicator::{Communicator, Submitter, Ticket};
 pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use nccl::{Meet, Nccl};
+pub use ordering::Lane;
 pub use solo::Solo;
 
-use common::config::CollectiveKind;
+use common::backend;
 use common::place::Place;
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 
 /// Operations among all workers of a generation.
@@ -60,6 +64,24 @@ pub trait Collective: Send {
     /// A failure of the transport.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
+    /// Where its operations take place.
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The queue of its operations, if it has one of its own.
+    fn lane(&self) -> Option<&Lane> {
+        None
+    }
+
+    /// Whether what was queued is going well, as far as can be told without waiting.
+    ///
+    /// # Errors
+    /// A failure of the transport.
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
     /// What tells the other workers not to wait for this one any longer.
     fn aborter(&self) -> Aborter;
 
@@ -73,15 +95,21 @@ pub trait Collective: Send {
 /// inside of the backend.
 pub type Aborter = Arc<dyn Fn(u8) + Send + Sync>;
 
-/// Connects the workers by the configured means: `auto` is solo for one worker and MPI for more.
+/// Connects the workers, which compute on `device`. For NCCL they tell each other by `meet` where.
 ///
 /// # Errors
-/// Several workers without MPI, or an MPI that disagrees with the launcher.
-pub fn connect(kind: CollectiveKind, place: Place) -> Result<Box<dyn Collective>, CollectiveError> {
-    match kind {
-        CollectiveKind::Auto | CollectiveKind::Solo if place.world == 1 => Ok(Box::new(Solo)),
-        CollectiveKind::Solo => Err(CollectiveError::SoloWorld { world: place.world }),
-        CollectiveKind::Auto | CollectiveKind::Mpi | CollectiveKind::Nccl => connect_mpi(place),
+/// Several workers without anything between them, an MPI that disagrees with the launcher, or an NCCL that does not come about.
+pub fn connect(
+    collective: backend::Collective,
+    place: Place,
+    device: Device,
+    meet: Meet,
+) -> Result<Box<dyn Collective>, CollectiveError> {
+    match collective {
+        backend::Collective::Solo if place.world == 1 => Ok(Box::new(Solo)),
+        backend::Collective::Solo => Err(CollectiveError::SoloWorld { world: place.world }),
+        backend::Collective::Mpi => connect_mpi(place),
+        backend::Collective::Nccl => Ok(Box::new(Nccl::connect(place, device, meet)?)),
     }
 }
 
@@ -156,8 +184,17 @@ pub enum CollectiveError {
         /// MPI's world size.
         mpi_world: usize,
     },
+    /// There is no NCCL to work with.
+    #[error("{cause}")]
+    Library {
+        /// What was tried, and what to do.
+        cause: String,
+    },
     /// A backend that this binary was built without.
-    #[error("this worker was built without MPI: build with `--features mpi`, or set cluster.collective = \"solo\" and one worker")]
+    #[error(
+        "this worker was built without MPI: build with `--features mpi`, or set cluster.collective to \"nccl\", or to \"solo\" and one \
+         worker"
+    )]
     WithoutMpi,
     /// Several workers and a backend for one.
     #[error("cluster.collective = \"solo\" cannot connect {world} workers; set it to \"mpi\" or \"auto\"")]
@@ -171,14 +208,21 @@ pub enum CollectiveError {
 fn check_tensor(operation: &'static str, tensor: &Tensor) -> Result<(), CollectiveError> {
     let problem = if !matches!(tensor.kind(), Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Int64) {
         "only f32, f64, bf16 and i64 are supported"
-    } else if tensor.device() != tch::Device::Cpu {
-        "it is not on the CPU"
     } else if !tensor.is_contiguous() {
         "it is not contiguous"
     } else {
         return Ok(());
     };
     Err(CollectiveError::Unsupported { operation, kind: tensor.kind(), shape: tensor.size(), problem })
+}
+
+/// The same, for backends that only reach the CPU's memory.
+fn check_cpu_tensor(operation: &'static str, tensor: &Tensor) -> Result<(), CollectiveError> {
+    if tensor.device() != Device::Cpu {
+        let problem = "it is not on the CPU";
+        return Err(CollectiveError::Unsupported { operation, kind: tensor.kind(), shape: tensor.size(), problem });
+    }
+    check_tensor(operation, tensor)
 }
 
 /// Checks the root of a broadcast.

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Aborter, Collective, CollectiveError, check_root, check_tensor};
+use super::{Aborter, Collective, CollectiveError, check_cpu_tensor, check_root};
 use common::place::Place;
 use half::bf16;
 use mpi::environment::Universe;
@@ -95,7 +95,7 @@ fn abort_all(exit_code: u8) {
     unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, exit_code.into()) };
 }
 
-/// MPI's type for the elements of a tensor that [`check_tensor`] has accepted.
+/// MPI's type for the elements of a tensor that [`check_cpu_tensor`] has accepted.
 fn datatype(tensor: &Tensor) -> MPI_Datatype {
     // SAFETY: these are constants of the MPI library, initialised before `main`.
     unsafe {
@@ -130,7 +130,7 @@ impl Collective for Mpi {
     }
 
     fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
-        check_tensor("all_reduce", tensor)?;
+        check_cpu_tensor("all_reduce", tensor)?;
         let (communicator, datatype, element) = (self.communicator(), datatype(tensor), tensor.kind().elt_size_in_bytes());
         let sum = self.sum(tensor);
         for (chunk, count) in chunks(tensor) {
@@ -147,7 +147,7 @@ impl Collective for Mpi {
     }
 
     fn broadcast(&mut self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        check_tensor("broadcast", tensor)?;
+        check_cpu_tensor("broadcast", tensor)?;
         check_root(root, self.world)?;
         for (chunk, count) in chunks(tensor) {
             // SAFETY: as in `all_reduce_sum`.

@@ -41,6 +41,7 @@ impl Nccl {
     /// No NCCL, an old one, nobody to meet, or whatever NCCL says.
     pub fn connect(place: Place, device: Device, meet: Meet) -> Result<Self, CollectiveError> {
         let lane = Lane::new(device)?;
+        let _entered = lane.enter()?;
         let library = Library::load().map_err(|error| CollectiveError::Library { cause: error.to_string() })?;
         let own = place.is_leader().then(|| library.unique_id()).transpose().map_err(transport("ncclGetUniqueId"))?;
         let shared = meet(own.map(|id| id.to_string()))?;
@@ -50,7 +51,8 @@ impl Nccl {
         })?;
         let options = Options { abort_deadline: ABORT_WITHIN, ..Options::default() };
         let Place { rank, world, .. } = place;
-        let communicator = Communicator::connect(&library, id, rank, world, CONNECT_WITHIN, options).map_err(transport("connect"))?;
+        let communicator =
+            Communicator::connect(&library, id, rank, world, CONNECT_WITHIN, options).map_err(transport("connect"))?;
         tracing::info!("NCCL {} ({})", library.version(), library.source());
         Ok(Self { communicator: Some(communicator), rank, world, device, lane, failed: false })
     }
@@ -65,12 +67,12 @@ impl Nccl {
         check_tensor(name, tensor)?;
         let here = tensor.device() == self.device;
         let moved = if here { tensor.shallow_clone() } else { tensor.to_device(self.device) };
+        let handle = self.lane.handle()?;
         let Some(communicator) = &mut self.communicator else { return Err(CollectiveError::Aborted { operation: name }) };
         // SAFETY: the tensor is contiguous, on the communicator's device, and kept by whoever asked until the stream has passed; `moved`
         // is kept below until the lane is empty. The stream lives as long as `self.lane`.
-        let (buffer, stream) = unsafe {
-            (Buffer::new(moved.data_ptr(), moved.numel(), data_type(moved.kind())), Stream::from_raw(self.lane.raw_stream()))
-        };
+        let (buffer, stream) =
+            unsafe { (Buffer::new(moved.data_ptr(), moved.numel(), data_type(moved.kind())), Stream::from_raw(handle)) };
         let result = operation(communicator, &buffer, stream).map_err(transport(name));
         self.failed |= result.is_err();
         result?;
@@ -119,6 +121,10 @@ impl Collective for Nccl {
         let one = Tensor::ones([1], (Kind::Float, self.device));
         self.queue("barrier", &one, Communicator::all_reduce_sum)?;
         self.lane.wait_until_empty()
+    }
+
+    fn device(&self) -> Device {
+        self.device
     }
 
     fn lane(&self) -> Option<&Lane> {

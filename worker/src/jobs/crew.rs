@@ -26,7 +26,7 @@ pub(super) fn run_job(
             run: run.clone(),
             job_dir: run.clone(),
             place: Place { rank, world, local_rank: rank, generation: 1 },
-            collective: Communicator::start(move || Ok(Box::new(collective)), Arc::default()).unwrap(),
+            collective: Communicator::start(move || Ok(Box::new(collective)), Device::Cpu, Arc::default()).unwrap(),
             reporter: Reporter::log_only(),
             stop: StopFlag::default(),
             runtime: runtime.handle().clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Reports progress. Clones share the connection and the measurement of the rate.
 #[derive(Clone)]
@@ -87,6 +87,21 @@ impl Reporter {
     pub fn checkpoint_committed(&self, step: u64, seconds: f64) {
         tracing::info!(step, seconds, "checkpoint committed");
         self.send(FromWorker::CheckpointCommitted { step, seconds });
+    }
+
+    /// The id under which workers meet: rank 0 brings its `own`, and all get that one.
+    ///
+    /// # Errors
+    /// There is no coordinator to ask, or no id within the time.
+    pub fn meet(&self, own: Option<String>, within: Duration) -> Result<String, String> {
+        let Some(client) = &self.shared.coordinator else {
+            return own
+                .ok_or_else(|| "NCCL workers find each other through the coordinator: start them by `orchestrator launch`".into());
+        };
+        if let Some(own) = own {
+            client.offer_rendezvous(own);
+        }
+        client.rendezvous(within).map_err(|error| error.to_string())
     }
 
     /// Sends the last message, [`FromWorker::Finished`] or [`FromWorker::Failed`], and waits shortly until it is read.

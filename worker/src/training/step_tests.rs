@@ -34,7 +34,7 @@ fn fresh_state(config: &Config, kind: Kind) -> TrainingState {
 
 /// Gradients and loss of step 3, as this worker has them after the all-reduce.
 fn reduced(lab: &Lab, config: &Config, kind: Kind, backend: impl Collective + 'static) -> Tensor {
-    let communicator = Communicator::start(move || Ok(Box::new(backend)), Arc::default()).unwrap();
+    let communicator = Communicator::start(move || Ok(Box::new(backend)), Device::Cpu, Arc::default()).unwrap();
     let (rank, world) = (communicator.rank(), communicator.world());
     let mut state = fresh_state(config, kind);
     let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
@@ -147,7 +147,7 @@ fn micro_batches_of_any_size_take_the_same_steps_with_one_all_reduce_each() {
         let mut state = fresh_state(&config, Kind::Float);
         let sums = Arc::new(AtomicUsize::new(0));
         let backend = Counting(sums.clone());
-        let communicator = Communicator::start(move || Ok(Box::new(backend)), Arc::default()).unwrap();
+        let communicator = Communicator::start(move || Ok(Box::new(backend)), Device::Cpu, Arc::default()).unwrap();
         let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
         let slice = Slice { global_batch: 8, rank: 0, world: 1 };
         let mut batch = third_batch(&lab, &config, slice);

@@ -121,7 +121,7 @@ impl Lab {
             let workers = InProcess::world(2).into_iter().enumerate().map(|(rank, end)| {
                 scope.spawn(move || {
                     let place = Place { rank, world: 2, local_rank: rank, generation: 1 };
-                    let collective = Communicator::start(move || Ok(Box::new(end)), Arc::default()).unwrap();
+                    let collective = Communicator::start(move || Ok(Box::new(end)), Device::Cpu, Arc::default()).unwrap();
                     let mut context = self.context(config, place, collective);
                     if stop && rank == 1 {
                         context.stop.request();
