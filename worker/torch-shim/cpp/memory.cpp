@@ -13,7 +13,7 @@ at::MemoryFormat format(int channels_last) { return channels_last ? at::MemoryFo
 
 // libtorch would first try to start CUDA, and speak of that.
 void require_device() {
-  if (!at::globalContext().hasCUDA()) throw shim::NoDevice("pinned memory is for copies to a GPU");
+  if (!at::globalContext().hasCUDA()) throw shim::NoDevice();
 }
 
 }  // namespace

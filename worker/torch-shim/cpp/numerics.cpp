@@ -13,7 +13,7 @@ namespace {
 
 at::Generator generator(int cuda_device) {
   if (cuda_device < 0) return at::detail::getDefaultCPUGenerator();
-  if (!at::globalContext().hasCUDA()) throw shim::NoDevice("there is no generator of a GPU");
+  if (!at::globalContext().hasCUDA()) throw shim::NoDevice();
   return at::globalContext().defaultGenerator(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_device)));
 }
 

@@ -5,7 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <exception>
-#include <stdexcept>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,10 +14,8 @@ namespace shim {
 // The values are those of `Outcome` in src/error.rs.
 enum Outcome : int { DONE = 0, FAILED = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 3 };
 
-// Thrown where a GPU is needed and none can be used.
-struct NoDevice : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
+// Thrown where a GPU is needed and none can be used. The Rust side finds out why.
+struct NoDevice {};
 
 // The message of the last failure on this thread.
 std::string& last_error() noexcept;
@@ -30,8 +28,8 @@ int guarded(Body&& body) noexcept {
   try {
     body();
     return DONE;
-  } catch (const NoDevice& error) {
-    return failed(NO_DEVICE, error.what());
+  } catch (const NoDevice&) {
+    return NO_DEVICE;
   } catch (const c10::OutOfMemoryError& error) {
     return failed(OUT_OF_MEMORY, error.what_without_backtrace());
   } catch (const c10::Error& error) {

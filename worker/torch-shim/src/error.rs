@@ -25,20 +25,12 @@ pub enum ShimError {
         message: String,
     },
     /// A GPU is needed, and there is none that can be used.
-    #[error("{call}: {message}: {status}")]
+    #[error("{call}: {status}")]
     NoDevice {
         /// What was called.
         call: &'static str,
-        /// What the GPU is needed for.
-        message: String,
         /// What stands in the way.
         status: CudaStatus,
-    },
-    /// Streams, events and graphs are not compiled in.
-    #[error("{call}: this build has no CUDA half: build it where the CUDA runtime's headers are (requirements.txt, or CUDA_HOME)")]
-    NoCudaHalf {
-        /// What was called.
-        call: &'static str,
     },
     /// An argument that libtorch has no word for.
     #[error("{call}: {message}")]
@@ -56,17 +48,14 @@ pub type Result<T> = std::result::Result<T, ShimError>;
 /// What the C++ side returns; `Outcome` in `cpp/shim.h`.
 const DONE: c_int = 0;
 const OUT_OF_MEMORY: c_int = 2;
-const NO_DEVICE: c_int = 3;
-/// Never returned by C++: what a function of the CUDA half returns where it is not compiled.
-pub(crate) const NO_CUDA_HALF: c_int = 4;
+pub(crate) const NO_DEVICE: c_int = 3;
 
 /// The outcome of `call` as a result.
 pub(crate) fn check(call: &'static str, outcome: c_int) -> Result<()> {
     match outcome {
         DONE => Ok(()),
         OUT_OF_MEMORY => Err(ShimError::OutOfMemory { call, message: last_error() }),
-        NO_DEVICE => Err(ShimError::NoDevice { call, message: last_error(), status: CudaStatus::of_this_process() }),
-        NO_CUDA_HALF => Err(ShimError::NoCudaHalf { call }),
+        NO_DEVICE => Err(ShimError::NoDevice { call, status: CudaStatus::of_this_process() }),
         _ => Err(ShimError::Libtorch { call, message: last_error() }),
     }
 }

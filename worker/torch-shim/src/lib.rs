@@ -9,7 +9,7 @@
 //! | [`numerics`] | deterministic algorithms, TF32, precision of matrix products | all of them |
 //! | [`random`] | state of the random number generators, to save and to put back | all but the seed |
 //! | [`profiler`] | a Chrome trace with our phases in it | the profiler |
-//! | [`cuda`] | what stands in the way of a GPU | streams, events, graphs, memory, properties |
+//! | [`cuda`] | streams, events, graphs, memory, properties; what stands in the way of a GPU | all but counting and waiting |
 //!
 //! # Errors and unwinding
 //!

@@ -57,12 +57,9 @@ pub(crate) struct Facts {
 }
 
 impl CudaStatus {
-    /// The present state of affairs. The first call may start the driver, which takes a while.
+    /// The present state of affairs; [`super::status`] for short. The first call may start the driver, which takes a while.
     pub fn of_this_process() -> Self {
-        let mut facts = Facts::default();
-        // SAFETY: a live struct of the layout that C++ has. Where it fails nothing is found, as if nothing were there.
-        let _ = unsafe { ffi::shim_cuda_facts(&raw mut facts) };
-        Self::of(crate::BUILT_WITH_CUDA, facts, error_text)
+        Self::of(crate::BUILT_WITH_CUDA, facts(), error_text)
     }
 
     fn of(built: bool, facts: Facts, text: impl Fn(c_int) -> String) -> Self {
@@ -85,6 +82,23 @@ impl CudaStatus {
             code => Self::Broken { code, message: text(code) },
         }
     }
+}
+
+fn facts() -> Facts {
+    let mut facts = Facts::default();
+    // SAFETY: a live struct of the layout that C++ has. Where it fails nothing is found, as if nothing were there.
+    let _ = unsafe { ffi::shim_cuda_facts(&raw mut facts) };
+    facts
+}
+
+/// The newest CUDA that the driver knows; nothing without a driver.
+pub fn driver_version() -> Option<CudaVersion> {
+    Some(facts().driver_version).filter(|version| *version > 0).map(CudaVersion)
+}
+
+/// The CUDA runtime that libtorch has brought; nothing if it has brought none.
+pub fn runtime_version() -> Option<CudaVersion> {
+    Some(facts().runtime_version).filter(|version| *version > 0).map(CudaVersion)
 }
 
 fn error_text(code: c_int) -> String {
