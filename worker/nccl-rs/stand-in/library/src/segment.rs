@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub(crate) const MAX_RANKS: usize = 64;
 
 /// The most bytes that each rank brings to one step of an operation.
-pub(crate) const CHUNK: usize = 512 << 10;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Where the chunks begin: first that of the result, then one per rank.
 const CHUNKS_AT: usize = 16 << 10;
@@ -34,8 +34,9 @@ const BYTES: usize = CHUNKS_AT + CHUNK * (MAX_RANKS + 1);
 /// How often a rank that sleeps looks whether the others still live.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often a rank lets others run before it sleeps.
-const YIELDS: u32 = 30;
+/// How often a rank looks again before it sleeps: a microsecond or two, in which a rank on another core may get done. It does not yield:
+/// on a busy machine that costs a time slice, where who is woken from sleep runs at once.
+const LOOKS: u32 = 100;
 
 /// The age at which a file that nobody holds is removed.
 const STALE: Duration = Duration::from_secs(60);
@@ -170,15 +171,15 @@ impl Segment {
     ///
     /// A rank that gave up or died is an error, as is one that has left, if it is still needed.
     pub(crate) fn wait(&self, until: Instant, ready: impl Fn() -> bool) -> Result<bool, Failure> {
-        for _ in 0..YIELDS {
+        for _ in 0..LOOKS {
             if ready() {
                 return Ok(true);
             }
-            std::thread::yield_now();
+            std::hint::spin_loop();
         }
         let bell = &self.header().bell;
         loop {
-            self.check_aborted()?;
+            self.check()?;
             let left = until.saturating_duration_since(Instant::now());
             if !bell.sleep(left.min(LOOK), &ready) {
                 let there = self.check_alive().and_then(|()| self.check_left());
@@ -210,20 +211,21 @@ impl Segment {
 
     /// Tells all ranks not to wait any longer.
     pub(crate) fn abort(&self) {
+        self.leave();
         let _ = self.header().aborted.compare_exchange(0, self.rank as u32 + 1, SeqCst, SeqCst);
         self.header().bell.ring();
     }
 
-    /// Says that this rank goes because it is done.
+    /// Says that this rank does not die but goes.
     pub(crate) fn leave(&self) {
         self.own().left.store(1, SeqCst);
     }
 
-    /// Whether a rank has given up.
-    pub(crate) fn check_aborted(&self) -> Result<(), Failure> {
+    /// Whether a rank has given up, or died if that is why.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.header().aborted.load(SeqCst) {
             0 => Ok(()),
-            aborted => Err(Failure::remote(format!("rank {} has given up", aborted - 1))),
+            aborted => self.check_alive().and(Err(Failure::remote(format!("rank {} has given up", aborted - 1)))),
         }
     }
 
