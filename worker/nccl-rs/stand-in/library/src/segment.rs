@@ -175,7 +175,7 @@ impl Segment {
             self.check()?;
             let left = until.saturating_duration_since(Instant::now());
             if !bell.sleep(left.min(LOOK), &ready) {
-                let there = self.check_alive().and_then(|()| self.check_left());
+                let there = self.check().and_then(|()| self.check_alive()).and_then(|()| self.check_left());
                 // What a rank did before it went still counts.
                 if ready() {
                     return Ok(true);
