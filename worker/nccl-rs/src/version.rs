@@ -15,8 +15,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// The oldest version that is accepted. The functions that are used here exist since 2.14, but how releases before 2.18 read a
-    /// longer configuration than their own, and what they do with a non-blocking communicator that fails, was not looked into.
+    /// The oldest version that is accepted. The functions that are used here exist since 2.14; what releases before 2.18 do with a
+    /// non-blocking communicator that fails was not looked into.
     pub const NEEDED: Self = Self { major: 2, minor: 18, patch: 0 };
 
     /// Takes `ncclGetVersion`'s number apart: 22809 is 2.28.9. Up to 2.8 there was a digit less: 2708 is 2.7.8.

@@ -163,7 +163,7 @@ impl Communicator {
                 state.phase = Phase::Finalized;
             }
             Phase::Open if state.operations.is_empty() => {
-                segment.check_aborted()?;
+                segment.check()?;
                 segment.check_alive()?;
             }
             Phase::Open | Phase::Finalized => {}

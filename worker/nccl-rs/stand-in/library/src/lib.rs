@@ -38,5 +38,6 @@ mod exports;
 mod failure;
 mod faults;
 mod operation;
+mod presence;
 mod segment;
 mod unique_id;

@@ -1,29 +1,26 @@
-//! The memory that the ranks of a communicator share: a file that all of them have mapped, and who of them is there.
-//!
-//! A rank is there as long as it holds the lock on the byte of the file at its own number. The kernel takes the lock away when the
-//! process ends, whatever ends it, and also if nobody has asked for its exit status yet.
+//! The memory that the ranks of a communicator share: a file that all of them have mapped.
 
 use crate::bell::Bell;
 use crate::failure::Failure;
-use crate::unique_id::{FOLDER, PREFIX};
+use crate::presence;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl, posix_fallocate};
+use nix::fcntl::posix_fallocate;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::fs::{self, File, OpenOptions};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// The most ranks that there is room for.
 pub(crate) const MAX_RANKS: usize = 64;
 
 /// The most bytes that each rank brings to one step of an operation.
-pub(crate) const CHUNK: usize = 512 << 10;
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// Where the chunks begin: first that of the result, then one per rank.
 const CHUNKS_AT: usize = 16 << 10;
@@ -34,11 +31,9 @@ const BYTES: usize = CHUNKS_AT + CHUNK * (MAX_RANKS + 1);
 /// How often a rank that sleeps looks whether the others still live.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often a rank lets others run before it sleeps.
-const YIELDS: u32 = 30;
-
-/// The age at which a file that nobody holds is removed.
-const STALE: Duration = Duration::from_secs(60);
+/// How often a rank looks again before it sleeps: a microsecond or two, in which a rank on another core may get done. It does not yield:
+/// on a busy machine that costs a time slice, where who is woken from sleep runs at once.
+const LOOKS: u32 = 100;
 
 /// The beginning of a segment. All zeros, as in a new file, is the state before the first rank comes.
 #[repr(C)]
@@ -93,11 +88,10 @@ impl Segment {
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(fail)?;
         file.set_len(BYTES as u64).map_err(fail)?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock_at(rank))) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => return Err(Failure::usage(format!("there is a rank {rank} already"))),
-            Err(error) => return Err(Failure::system(&what, error)),
-        }
+        presence::announce(&file, rank).map_err(|error| match error {
+            Errno::EAGAIN | Errno::EACCES => Failure::usage(format!("there is a rank {rank} already")),
+            error => Failure::system(&what, error),
+        })?;
         // Taken now, so that a full /dev/shm is an error here and not a fatal signal later.
         for (from, bytes) in [(0, CHUNKS_AT + CHUNK), (chunk_of(rank), CHUNK)] {
             posix_fallocate(&file, from as i64, bytes as i64).map_err(|error| Failure::system(&what, error))?;
@@ -170,18 +164,18 @@ impl Segment {
     ///
     /// A rank that gave up or died is an error, as is one that has left, if it is still needed.
     pub(crate) fn wait(&self, until: Instant, ready: impl Fn() -> bool) -> Result<bool, Failure> {
-        for _ in 0..YIELDS {
+        for _ in 0..LOOKS {
             if ready() {
                 return Ok(true);
             }
-            std::thread::yield_now();
+            std::hint::spin_loop();
         }
         let bell = &self.header().bell;
         loop {
-            self.check_aborted()?;
+            self.check()?;
             let left = until.saturating_duration_since(Instant::now());
             if !bell.sleep(left.min(LOOK), &ready) {
-                let there = self.check_alive().and_then(|()| self.check_left());
+                let there = self.check().and_then(|()| self.check_alive()).and_then(|()| self.check_left());
                 // What a rank did before it went still counts.
                 if ready() {
                     return Ok(true);
@@ -210,20 +204,21 @@ impl Segment {
 
     /// Tells all ranks not to wait any longer.
     pub(crate) fn abort(&self) {
+        self.leave();
         let _ = self.header().aborted.compare_exchange(0, self.rank as u32 + 1, SeqCst, SeqCst);
         self.header().bell.ring();
     }
 
-    /// Says that this rank goes because it is done.
+    /// Says that this rank does not die but goes.
     pub(crate) fn leave(&self) {
         self.own().left.store(1, SeqCst);
     }
 
-    /// Whether a rank has given up.
-    pub(crate) fn check_aborted(&self) -> Result<(), Failure> {
+    /// Whether a rank has given up, or died if that is why.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.header().aborted.load(SeqCst) {
             0 => Ok(()),
-            aborted => Err(Failure::remote(format!("rank {} has given up", aborted - 1))),
+            aborted => self.check_alive().and(Err(Failure::remote(format!("rank {} has given up", aborted - 1)))),
         }
     }
 
@@ -240,7 +235,7 @@ impl Segment {
     /// The first rank that was here and is no longer, and has said so (1) or not (0).
     fn gone(&self, left: u32) -> Option<usize> {
         (0..self.world).filter(|rank| *rank != self.rank && self.header().ranks[*rank].joined.load(SeqCst) == 1).find(|rank| {
-            let there = !is_free(&self.file, *rank as i64, 1);
+            let there = presence::is_there(&self.file, *rank);
             // Read after the lock, which is let go after it is written.
             !there && self.header().ranks[*rank].left.load(SeqCst) == left
         })
@@ -249,7 +244,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        let alone = !self.is_complete() && (0..self.world).all(|rank| rank == self.rank || is_free(&self.file, rank as i64, 1));
+        let alone = !self.is_complete() && (0..self.world).all(|rank| rank == self.rank || !presence::is_there(&self.file, rank));
         if alone {
             let _ = fs::remove_file(&self.path);
         }
@@ -261,57 +256,4 @@ impl Drop for Segment {
 /// Where a rank's chunk begins.
 const fn chunk_of(rank: usize) -> usize {
     CHUNKS_AT + CHUNK * (rank + 1)
-}
-
-/// A write lock on the byte of `rank`.
-fn lock_at(rank: usize) -> libc::flock {
-    lock(rank as i64, 1)
-}
-
-fn lock(start: i64, bytes: i64) -> libc::flock {
-    libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: bytes, l_pid: 0 }
-}
-
-/// Whether nobody else holds a lock in this part of the file.
-fn is_free(file: &File, start: i64, bytes: i64) -> bool {
-    let mut lock = lock(start, bytes);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && lock.l_type == libc::F_UNLCK as i16
-}
-
-/// Removes what processes that died before all ranks had come have left behind.
-pub(crate) fn remove_stale() {
-    let Ok(entries) = fs::read_dir(Path::new(FOLDER)) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| SystemTime::now().duration_since(time));
-        let old = matches!(age, Ok(Ok(age)) if age > STALE);
-        if old && File::open(entry.path()).is_ok_and(|file| is_free(&file, 0, MAX_RANKS as i64)) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::unique_id::UniqueId;
-
-    #[test]
-    fn files_that_nobody_holds_do_not_stay() {
-        let alone = UniqueId::new().unwrap().path().unwrap();
-        drop(Segment::join(alone.clone(), 0, 2).unwrap());
-        assert!(!alone.exists(), "the only rank that came has gone");
-
-        let [old, held, young] = [(); 3].map(|()| UniqueId::new().unwrap().path().unwrap());
-        let rank = Segment::join(held.clone(), 1, 2).unwrap();
-        File::create(&young).unwrap();
-        for path in [&old, &held] {
-            let file = OpenOptions::new().append(true).create(true).open(path).unwrap();
-            file.set_modified(SystemTime::now() - 2 * STALE).unwrap();
-        }
-        remove_stale();
-        assert_eq!([&old, &held, &young].map(|path| path.exists()), [false, true, true]);
-        fs::remove_file(young).unwrap();
-        drop(rank);
-    }
 }
