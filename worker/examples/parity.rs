@@ -16,7 +16,7 @@ use worker::model::{Autoencoder, Initial, LatentSlotDiffusion, Mixed, Module, Si
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::reduction::Reducer;
-use worker::training::step::{StepRecipe, TrainingState};
+use worker::training::step::{StepRecipe, TrainingState, Wishes};
 
 /// Optimizer steps of the comparison.
 const STEPS: u64 = 3;
@@ -136,7 +136,7 @@ fn train(model: LatentSlotDiffusion, config: &Config, inputs: &BTreeMap<String, 
     let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
     for step in 0..STEPS {
         (batch.step, batch.noise) = (step, source.draw(step, &rows, 0));
-        recipe.run(&mut state, &batch, false, &reducer, &mut Laps::default())?;
+        recipe.run(&mut state, &batch, Wishes::default(), &reducer, &mut Laps::default(), || ())?;
         let mut note = |name: &str, tensor: &Tensor| draws.push((format!("{step}/{name}"), tensor.shallow_clone()));
         note("posterior_noise", &batch.noise.posterior);
         note("noise", &batch.noise.diffusion);

@@ -15,7 +15,7 @@ use worker::model::{Initial, LatentSlotDiffusion, Sizes};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::reduction::Reducer;
-use worker::training::step::{StepRecipe, TrainingState};
+use worker::training::step::{StepRecipe, TrainingState, Wishes};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
         let start = Instant::now();
         // The peer draws its noise in the step, so ours counts too.
         data.noise = noise.draw(data.step, &(0..batch as usize), 0);
-        let outcome = recipe.run(&mut state, &data, false, &reducer, &mut Laps::default())?;
+        let outcome = recipe.run(&mut state, &data, Wishes::default(), &reducer, &mut Laps::default(), || ())?;
         // Reading the loss ends the step, as in the peer.
         let loss = outcome.loss.double_value(&[]);
         println!("{}", start.elapsed().as_secs_f64());

@@ -35,7 +35,7 @@ impl Place {
     }
 
     /// Reads `<step>/<generation>-<random>`; anything that this program would not have written is not a place.
-    fn parse(folder: &str) -> Option<Self> {
+    pub(super) fn parse(folder: &str) -> Option<Self> {
         let (step, rest) = folder.split_once('/')?;
         let (generation, random) = rest.split_once('-')?;
         let place =

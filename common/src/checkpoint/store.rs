@@ -95,6 +95,13 @@ impl CheckpointStore {
         Ok(committed.map(listed).collect())
     }
 
+    /// The manifest of a checkpoint, verified; its parts are not read.
+    pub async fn open(&self, listed: &Listed) -> Result<Manifest, CheckpointError> {
+        let folder = listed.object.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let gone = || StorageError::NotFound { object: self.store.name_url(&listed.object) };
+        self.manifest(&Place::parse(folder).ok_or_else(gone)?).await
+    }
+
     /// The newest checkpoint whose manifest and parts are whole, every byte read and compared with its digest; and the newer ones
     /// that are not, newest first. When the store itself fails this is an error: to go on from an older checkpoint because of a
     /// network fault would throw away good work.

@@ -26,7 +26,7 @@ pub use model::{
 };
 pub use train::{
     CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision, ReductionConfig,
-    Sampler, TrainConfig, Wire,
+    Sampler, TrainConfig, WhenBusy, Wire,
 };
 
 use serde::{Deserialize, Serialize};

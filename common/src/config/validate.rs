@@ -227,7 +227,11 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     if let Some(url) = &config.checkpoint.url {
         not_empty("checkpoint.url", url)?;
     }
+    for url in &config.checkpoint.also {
+        not_empty("checkpoint.also", url)?;
+    }
     at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)?;
+    not_negative("checkpoint.every_minutes", config.checkpoint.every_minutes)?;
     at_least("checkpoint.keep_last", config.checkpoint.keep_last, 2)?;
     let evaluate = &config.evaluate;
     at_least("evaluate.batch", evaluate.batch, 1)?;

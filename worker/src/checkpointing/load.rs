@@ -1,6 +1,7 @@
-//! Loading: rank 0 reads and verifies, everybody else receives, so all workers start from the same bits.
+//! Loading: all workers read and verify their shares of the newest checkpoint, and give them to each other, so that all start from the
+//! same bits.
 
-use super::parts::Snapshot;
+use super::parts::{Part, assign, parts};
 use super::{CheckpointingError, Identity};
 use crate::collectives::Collective;
 use crate::model::LatentSlotDiffusion;
@@ -8,10 +9,12 @@ use crate::model::weights::from_safetensors;
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
-use common::checkpoint::{CheckpointStore, Manifest};
+use common::checkpoint::{CheckpointStore, Listed, Manifest};
 use common::official::weights_part;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::Path;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
 
 /// Where a run goes on.
@@ -27,45 +30,127 @@ pub struct Restored {
 
 /// Brings workers to the newest checkpoint of their run.
 pub struct Restorer {
-    store: CheckpointStore,
+    /// In the order of trust among equals.
+    stores: Vec<CheckpointStore>,
     identity: Identity,
     runtime: Handle,
 }
 
+/// A checkpoint to try: in which store, and what it consists of.
+type Candidate = (usize, Manifest);
+
 impl Restorer {
-    /// From the checkpoints in `store`, if they are those of `identity`.
-    pub fn new(store: CheckpointStore, identity: Identity, runtime: Handle) -> Self {
-        Self { store, identity, runtime }
+    /// From the newest of the checkpoints in `stores`, if they are those of `identity`.
+    pub fn new(stores: Vec<CheckpointStore>, identity: Identity, runtime: Handle) -> Self {
+        Self { stores, identity, runtime }
     }
 
     /// Brings all workers to the newest checkpoint that verifies, or to rank 0's present state when there is none.
     ///
     /// # Errors
-    /// On rank 0: a store that fails, or a checkpoint of another run, another configuration, other data or other networks; then nothing
-    /// has changed. On every rank: a failure of the collective.
+    /// A store that fails, a checkpoint of another run, another configuration, other data or other networks, or checkpoints of which none
+    /// is whole; on every rank. The state may then be anything.
     pub fn restore(&self, state: &TrainingState, collective: &mut dyn Collective) -> Result<Restored, CheckpointingError> {
-        let Self { store, identity, runtime } = self;
-        let (mut numbers, mut detours) = ([0, 0], Vec::new());
-        if collective.rank() == 0
-            && let Some(manifest) = newest(store, runtime)?
-        {
-            identity.check(store.url(), &manifest)?;
-            let snapshot = Snapshot::room(state);
-            snapshot.fill(|name| read_part(store, &manifest, name, runtime))?;
-            snapshot.apply(state);
-            detours = manifest.extra.get("detours").map(|detours| detours.to_string().into_bytes()).unwrap_or_default();
-            numbers = [manifest.step as i64 + 1, detours.len() as i64];
+        let leader = collective.rank() == 0;
+        let listed = if leader { self.listed() } else { Ok(Vec::new()) };
+        let mut listed = agree_on(listed, collective)?.into_iter();
+        let mut damaged = Vec::new();
+        loop {
+            let candidate = if leader { self.next(&mut listed, &mut damaged) } else { Ok(None) };
+            let candidate: Option<Candidate> = tell(agree_on(candidate, collective)?.as_ref(), collective)?;
+            let Some((store, manifest)) = candidate else { break };
+            let read = self.read_share(store, &manifest, state, collective);
+            match agree_on(read, collective) {
+                Ok(()) => {
+                    self.exchange(state, collective)?;
+                    let detours = manifest.extra.get("detours").cloned().map(serde_json::from_value).transpose()?;
+                    return Ok(Restored { step: manifest.step, found: true, detours: detours.unwrap_or_default() });
+                }
+                Err(error) if error.is_damage() => pass_over(&mut damaged, manifest.step, &error),
+                Err(error) => return Err(error),
+            }
         }
-        let [next, length] = share(&numbers, collective)?[..] else { return Err(CheckpointingError::Garbled) };
+        let nothing = tell(Some(&damaged), collective)?.unwrap_or_default();
+        if !nothing.is_empty() {
+            let urls: Vec<&str> = self.stores.iter().map(CheckpointStore::url).collect();
+            return Err(CheckpointingError::AllDamaged { url: urls.join(", "), reasons: nothing.join("; ") });
+        }
         for flat in state.flat() {
             collective.broadcast(&flat, 0)?;
         }
-        detours.resize(length.unsigned_abs() as usize, 0);
-        let numbers: Vec<i64> = detours.iter().map(|byte| i64::from(*byte)).collect();
-        let bytes: Vec<u8> = share(&numbers, collective)?.iter().map(|number| *number as u8).collect();
-        let detours = if bytes.is_empty() { Detours::default() } else { serde_json::from_slice(&bytes)? };
-        Ok(Restored { step: next.saturating_sub(1).max(0).unsigned_abs(), found: next > 0, detours })
+        Ok(Restored { step: 0, found: false, detours: Detours::default() })
     }
+
+    /// The checkpoints of all stores, newest first.
+    fn listed(&self) -> Result<Vec<(usize, Listed)>, CheckpointingError> {
+        let mut all = Vec::new();
+        for (index, store) in self.stores.iter().enumerate() {
+            all.extend(self.runtime.block_on(store.list())?.into_iter().map(|listed| (index, listed)));
+        }
+        // Stable: of equal ones, the first store's comes first.
+        all.sort_by_key(|(_, listed)| std::cmp::Reverse((listed.step, listed.generation)));
+        Ok(all)
+    }
+
+    /// The next one whose manifest can be believed.
+    fn next(
+        &self,
+        listed: &mut impl Iterator<Item = (usize, Listed)>,
+        damaged: &mut Vec<String>,
+    ) -> Result<Option<Candidate>, CheckpointingError> {
+        for (index, listed) in listed {
+            let store = &self.stores[index];
+            match self.runtime.block_on(store.open(&listed)) {
+                Ok(manifest) => {
+                    self.identity.check(store.url(), &manifest)?;
+                    return Ok(Some((index, manifest)));
+                }
+                Err(error) if error.is_damage() => pass_over(damaged, listed.step, &error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads this worker's share of the parts into the state.
+    fn read_share(
+        &self,
+        store: usize,
+        manifest: &Manifest,
+        state: &TrainingState,
+        collective: &dyn Collective,
+    ) -> Result<(), CheckpointingError> {
+        let (store, flat) = (&self.stores[store], state.flat());
+        for (part, owner) in shares(state, collective.world()) {
+            if owner == collective.rank() {
+                let bytes = read_part(store, manifest, &part.name, &self.runtime)?;
+                from_safetensors(Path::new(&format!("{}.safetensors", part.name)), &bytes, &part.variables(&flat))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every worker gives its share to all others.
+    fn exchange(&self, state: &TrainingState, collective: &mut dyn Collective) -> Result<(), CheckpointingError> {
+        let flat = state.flat();
+        for (part, owner) in shares(state, collective.world()) {
+            let values = flat[part.flat].narrow(0, part.range.start, part.range.end - part.range.start);
+            collective.broadcast(&values, owner)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every part, and the worker whose it is.
+fn shares(state: &TrainingState, world: usize) -> impl Iterator<Item = (Part, usize)> {
+    let parts = parts(state);
+    let owners = assign(&parts.iter().map(Part::bytes).collect::<Vec<_>>(), world);
+    parts.into_iter().zip(owners)
+}
+
+fn pass_over(damaged: &mut Vec<String>, step: u64, error: &CheckpointingError) {
+    tracing::warn!("the checkpoint of step {step} is passed over: {error}");
+    damaged.push(format!("step {step}: {error}"));
 }
 
 /// Loads the networks' weights from the newest checkpoint that verifies: their moving average if `average` and if there is one. Every
@@ -96,7 +181,7 @@ pub fn load_weights(
     for variable in model.modules.iter().flat_map(|module| &module.variables) {
         collective.broadcast(&variable.tensor.detach(), 0)?;
     }
-    agree(step, collective)
+    Ok(tell(Some(&step), collective)?.unwrap_or(step))
 }
 
 /// The newest checkpoint that verifies; says in the log which newer ones do not, and why.
@@ -114,16 +199,53 @@ fn read_part(store: &CheckpointStore, manifest: &Manifest, name: &str, runtime: 
     Ok(runtime.block_on(store.read_part(part))?)
 }
 
-/// Rank 0's number, on every rank.
-fn agree(number: u64, collective: &mut dyn Collective) -> Result<u64, CheckpointingError> {
-    Ok(share(&[number as i64], collective)?.first().map_or(number, |number| number.unsigned_abs()))
+/// What rank 0 says, on every rank.
+fn tell<T: Serialize + DeserializeOwned>(
+    what: Option<&T>,
+    collective: &mut dyn Collective,
+) -> Result<Option<T>, CheckpointingError> {
+    let mut text = match what {
+        Some(what) if collective.rank() == 0 => serde_json::to_vec(what)?,
+        _ => Vec::new(),
+    };
+    let length = Tensor::from_slice(&[text.len() as i64]);
+    collective.broadcast(&length, 0)?;
+    let length = length.int64_value(&[0]);
+    if length == 0 {
+        return Ok(None);
+    }
+    text.resize(length.unsigned_abs() as usize, 0);
+    let letters: Vec<i64> = text.iter().map(|&letter| i64::from(letter)).collect();
+    let letters = Tensor::from_slice(&letters);
+    collective.broadcast(&letters, 0)?;
+    let letters: Vec<i64> =
+        Vec::try_from(&letters).map_err(|error: tch::TchError| CheckpointingError::Garbled { cause: error.to_string() })?;
+    let text: Vec<u8> = letters.into_iter().map(|letter| u8::try_from(letter).unwrap_or_default()).collect();
+    Ok(Some(serde_json::from_slice(&text)?))
 }
 
-/// Rank 0's numbers, on every rank.
-fn share(numbers: &[i64], collective: &mut dyn Collective) -> Result<Vec<i64>, CheckpointingError> {
-    let shared = Tensor::from_slice(numbers);
-    if !numbers.is_empty() {
-        collective.broadcast(&shared, 0)?;
+/// Every worker's result: a failure of one is one of all, and damage that one has found counts as damage everywhere.
+fn agree_on<T>(result: Result<T, CheckpointingError>, collective: &mut dyn Collective) -> Result<T, CheckpointingError> {
+    let grave = |error: &CheckpointingError| if error.is_damage() { 1.0 } else { 1e6 };
+    let failures = Tensor::from_slice(&[result.as_ref().err().map_or(0.0, grave)]).to_kind(Kind::Double);
+    collective.all_reduce_sum(&failures)?;
+    match (result, failures.double_value(&[0])) {
+        (Ok(value), 0.0) => Ok(value),
+        (Ok(_), failures) if failures < 1e6 => Err(CheckpointingError::DamageElsewhere),
+        (Ok(_), _) => Err(CheckpointingError::FailedElsewhere),
+        (Err(error), failures) if failures >= 1e6 && error.is_damage() => {
+            tracing::warn!("{error}");
+            Err(CheckpointingError::FailedElsewhere)
+        }
+        (Err(error), _) => Err(error),
     }
-    Ok((0..numbers.len() as i64).map(|index| shared.int64_value(&[index])).collect())
+}
+
+/// A number that all workers agree on, and that no other start of any run has.
+///
+/// # Errors
+/// A failure of the collective.
+pub fn draw_nonce(collective: &mut dyn Collective) -> Result<u64, CheckpointingError> {
+    let drawn = getrandom::u64().map_err(|error| CheckpointingError::Writer(format!("no random number: {error}")))?;
+    tell(Some(&drawn), collective)?.ok_or_else(|| CheckpointingError::Garbled { cause: "no number".into() })
 }

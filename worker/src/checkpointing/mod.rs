@@ -1,14 +1,16 @@
 //! Tensors to checkpoint parts and back. `common::checkpoint` keeps the bytes safe; here they get their meaning.
 //!
-//! Parts: `weights-<module>` and `ema-<module>` for each of the three networks, under the official implementation's names and in its
-//! safetensors layout, so that exporting a network is copying a file; and `optimizer` with AdamW's moments by group and name.
+//! Parts: `weights-<folder>` and `ema-<folder>` for each of the three networks, under the official implementation's names and in its
+//! safetensors layout, so that exporting a network is copying a file; and `exp_avg-<module>` and `exp_avg_sq-<module>` with AdamW's
+//! moments under the same names. The workers share the parts, in writing and in reading, whatever their number was when they were written.
 
 mod load;
 mod parts;
 mod save;
+mod snapshot;
 
-pub use load::{Restored, Restorer, load_weights};
-pub use save::Saver;
+pub use load::{Restored, Restorer, draw_nonce, load_weights};
+pub use save::{SaveTo, Saver};
 
 use common::checkpoint::{CheckpointError, CheckpointStore, Manifest};
 use common::config::{Config, config_hash};
@@ -69,9 +71,28 @@ pub enum CheckpointingError {
     /// The workers could not agree.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
-    /// What rank 0 has sent makes no sense.
-    #[error("rank 0 has sent something else than the state of a checkpoint; do all workers run the same program?")]
-    Garbled,
+    /// Checkpoints, and none of them is whole.
+    #[error(
+        "{url}: no checkpoint here is whole ({reasons}); restore one from elsewhere, or start a new run: this one would begin at step 0"
+    )]
+    AllDamaged {
+        /// The checkpoints.
+        url: String,
+        /// What is wrong with each.
+        reasons: String,
+    },
+    /// Another worker has found damage in its share.
+    #[error("another worker has found damage in its share of the checkpoint; its log says where")]
+    DamageElsewhere,
+    /// Another worker could not read its share.
+    #[error("another worker could not restore the checkpoint; its log says why")]
+    FailedElsewhere,
+    /// What another worker has sent makes no sense.
+    #[error("rank 0 has sent something else than was expected ({cause}); do all workers run the same program?")]
+    Garbled {
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The detours of a checkpoint cannot be read.
     #[error("the checkpoint's detours cannot be read: {0}")]
     Detours(#[from] serde_json::Error),
@@ -83,7 +104,24 @@ pub enum CheckpointingError {
 impl CheckpointingError {
     /// Whether the input is at fault, so that trying again cannot help.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Url(_) | Self::Weights(_) | Self::Different { .. } | Self::Nothing { .. } | Self::MissingPart { .. })
+        matches!(
+            self,
+            Self::Url(_)
+                | Self::Weights(_)
+                | Self::Different { .. }
+                | Self::Nothing { .. }
+                | Self::MissingPart { .. }
+                | Self::AllDamaged { .. }
+        )
+    }
+
+    /// Whether it is the checkpoint that is damaged, so that an older one is the answer.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Checkpoint(error) => error.is_damage(),
+            Self::DamageElsewhere => true,
+            _ => false,
+        }
     }
 }
 
@@ -121,6 +159,7 @@ impl Identity {
             "seed": self.seed,
             "position": step * self.global_batch as u64,
             "scaling_factor": self.scaling_factor,
+            "program": env!("CARGO_PKG_VERSION"),
         });
         if *detours != Detours::default() {
             extra["detours"] = json!(detours);
@@ -135,6 +174,7 @@ impl Identity {
             data_fingerprint: self.data_fingerprint.clone(),
             parts: Vec::new(),
             extra,
+            figure: None,
         }
     }
 
@@ -169,4 +209,13 @@ pub fn open_store(config: &Config, run: &RunDir) -> Result<CheckpointStore, Chec
     let folder: PathBuf = run.checkpoints();
     let url = config.checkpoint.url.clone().unwrap_or_else(|| folder.display().to_string());
     Ok(CheckpointStore::new(Store::open(&url)?))
+}
+
+/// Everywhere a run's checkpoints are: that store first, then those of `checkpoint.also`.
+///
+/// # Errors
+/// A URL that cannot be used.
+pub fn open_stores(config: &Config, run: &RunDir) -> Result<Vec<CheckpointStore>, CheckpointingError> {
+    let also = config.checkpoint.also.iter().map(|url| Ok(CheckpointStore::new(Store::open(url)?)));
+    std::iter::once(open_store(config, run)).chain(also).collect()
 }

@@ -11,7 +11,7 @@ use crate::jobs::Reporter;
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use common::checkpoint::{Attempt, CheckpointStore, Fence, Manifest, Retention};
-use common::config::{CheckpointConfig, WhenBusy};
+use common::config::CheckpointConfig;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -40,7 +40,8 @@ pub struct Saver {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     progress: Arc<Progress>,
-    when_busy: WhenBusy,
+    /// How many were begun, the same on all workers.
+    begun: u64,
     device: Device,
 }
 
@@ -52,6 +53,7 @@ struct Order {
     step: u64,
     detours: Detours,
     figure: Option<f64>,
+    number: u64,
     asked: Instant,
 }
 
@@ -115,22 +117,20 @@ impl Saver {
         let all = parts(state);
         let sizes: Vec<usize> = all.iter().map(Part::bytes).collect();
         let owners = assign(&sizes, world);
-        let mine = all.into_iter().zip(owners).filter(|(_, owner)| *owner == rank).map(|(part, _)| Arc::new(part)).collect();
+        let mine = all.into_iter().zip(owners).filter(|(_, owner)| *owner == rank).map(|(part, _)| part).collect();
         let fences = to.stores.iter().map(|store| runtime.block_on(store.fence())).collect::<Result<_, _>>()?;
-        let retention =
-            Retention { last: config.keep_last, every: config.keep_every.unwrap_or_default(), best: config.keep_best };
+        let retention = Retention { last: config.keep_last, every: config.keep_every, best: config.keep_best };
         let progress = Arc::<Progress>::default();
         let (orders, inbox) = channel();
         let writer = Writer { to, fences, retention, device, runtime, reporter, progress: progress.clone() };
         let body = move || writer.serve(mine, &inbox);
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(body);
         let thread = thread.map_err(|error| CheckpointingError::Writer(error.to_string()))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), progress, when_busy: config.when_busy, device })
+        Ok(Self { orders: Some(orders), thread: Some(thread), progress, begun: 0, device })
     }
 
     /// Begins to save the state after `step` steps, of which `figure` says how good it is. The state may not change before
-    /// [`before_update`](Self::before_update) has returned. If the save before is still under way, `checkpoint.when_busy` says whether to wait
-    /// for it; `must` makes it wait. Returns whether this one was begun.
+    /// [`before_update`](Self::before_update) has returned. Waits for the save before if that is still under way.
     ///
     /// # Errors
     /// The failure of the save before.
@@ -140,27 +140,29 @@ impl Saver {
         step: u64,
         detours: &Detours,
         figure: Option<f64>,
-        must: bool,
-    ) -> Result<bool, CheckpointingError> {
+    ) -> Result<(), CheckpointingError> {
         let asked = Instant::now();
-        if self.when_busy == WhenBusy::Skip && !must && self.progress.lock().stage != Stage::Idle {
-            tracing::warn!(step, "no checkpoint: the one before is still being saved (checkpoint.when_busy = \"skip\")");
-            return Ok(false);
-        }
         self.wait()?;
+        self.begun += 1;
         let order = Order {
             flat: state.flat(),
             ready: Moment::now(self.device)?,
             step,
             detours: detours.clone(),
             figure,
+            number: self.begun,
             asked,
         };
         self.progress.set(Stage::Copying);
         match self.orders.as_ref().map(|orders| orders.send(order)) {
-            Some(Ok(())) => Ok(true),
+            Some(Ok(())) => Ok(()),
             _ => Err(CheckpointingError::Writer("its thread has ended".into())),
         }
+    }
+
+    /// Whether a save is under way.
+    pub fn is_busy(&self) -> bool {
+        self.progress.lock().stage != Stage::Idle
     }
 
     /// Returns when the state may change.
@@ -214,7 +216,7 @@ impl Drop for Over<'_> {
 }
 
 impl Writer {
-    fn serve(&self, parts: Vec<Arc<Part>>, inbox: &Receiver<Order>) {
+    fn serve(&self, parts: Vec<Part>, inbox: &Receiver<Order>) {
         if self.device == Device::Cpu {
             // The cores are the training thread's, which computes meanwhile.
             tch::set_num_threads(1);
@@ -234,15 +236,14 @@ impl Writer {
 
     fn save(&self, snapshot: &mut Snapshot, order: Order) -> Result<(), CheckpointingError> {
         self.copy(snapshot, &order)?;
-        let Order { step, detours, figure, asked, .. } = order;
+        let Order { step, detours, figure, number, asked, .. } = order;
         self.progress.set(Stage::Writing);
         let files = snapshot.files();
         let written = self.to.stores.iter().zip(&self.fences).enumerate().try_for_each(|(index, (store, fence))| {
             let mut manifest = self.to.identity.manifest(step, &detours);
             manifest.figure = figure;
-            let attempt = store.join(step, manifest.generation, self.folder(step), Some(fence.clone()));
-            let committed = self.runtime.block_on(self.write(&attempt, &files, &mut manifest))?;
-            if committed && let Some(attempt) = Some(attempt) {
+            let attempt = store.join(step, manifest.generation, self.folder(number), Some(fence.clone()));
+            if self.runtime.block_on(self.write(&attempt, &files, &mut manifest))? {
                 self.runtime.block_on(attempt.commit(&manifest))?;
                 self.report(index, store, step, asked);
             }
@@ -256,7 +257,7 @@ impl Writer {
     fn copy(&self, snapshot: &mut Snapshot, order: &Order) -> Result<(), CheckpointingError> {
         let failed = |error: torch_shim::ShimError| CheckpointingError::Writer(error.to_string());
         let stream = match self.device {
-            Device::Cuda(index) => Some(Stream::from_pool(index, Priority::Low).and_then(Stream::make_current).map_err(failed)?),
+            Device::Cuda(index) => Some(Stream::from_pool(index, Priority::Normal).and_then(Stream::make_current).map_err(failed)?),
             _ => None,
         };
         order.ready.before_the_rest(self.device)?;
@@ -266,8 +267,8 @@ impl Writer {
     }
 
     /// The number of the attempt, the same on all workers and never used before.
-    fn folder(&self, step: u64) -> u64 {
-        let digest = blake3::hash(&[self.to.nonce.to_le_bytes(), step.to_le_bytes()].concat());
+    fn folder(&self, number: u64) -> u64 {
+        let digest = blake3::hash(&[self.to.nonce.to_le_bytes(), number.to_le_bytes()].concat());
         u64::from_le_bytes(digest.as_bytes()[..8].try_into().unwrap_or_default())
     }
 

@@ -3,7 +3,6 @@
 use super::CheckpointingError;
 use super::parts::Part;
 use bytes::{Bytes, BytesMut};
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use torch_shim::memory::{copy_non_blocking, empty_pinned};
 
@@ -12,7 +11,7 @@ const STAGE: usize = 64 << 20;
 
 /// The parts, and room for the bytes of their tensors. The room is used again and again: touching new memory costs as much as copying.
 pub(super) struct Snapshot {
-    parts: Vec<(Arc<Part>, Bytes, BytesMut)>,
+    parts: Vec<(Part, Bytes, BytesMut)>,
     stage: Option<Tensor>,
 }
 
@@ -21,7 +20,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// A part that cannot be described, or no pinned memory.
-    pub(super) fn new(parts: Vec<Arc<Part>>, device: Device) -> Result<Self, CheckpointingError> {
+    pub(super) fn new(parts: Vec<Part>, device: Device) -> Result<Self, CheckpointingError> {
         let described = parts.into_iter().map(|part| {
             let header = part.header().map_err(|reason| CheckpointingError::Writer(format!("{}: {reason}", part.name)))?;
             Ok((part, header, BytesMut::new()))
@@ -52,7 +51,7 @@ impl Snapshot {
 
     /// Name and file of each part, in pieces. The rooms are lent; [`take_back`](Self::take_back) returns them.
     pub(super) fn files(&mut self) -> Vec<(String, [Bytes; 2])> {
-        let file = |(part, header, room): &mut (Arc<Part>, Bytes, BytesMut)| {
+        let file = |(part, header, room): &mut (Part, Bytes, BytesMut)| {
             (part.name.clone(), [header.clone(), std::mem::take(room).freeze()])
         };
         self.parts.iter_mut().map(file).collect()

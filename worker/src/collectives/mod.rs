@@ -16,7 +16,7 @@ pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use nccl::{Meet, Nccl};
-pub use ordering::Lane;
+pub use ordering::{Lane, Moment};
 pub use solo::Solo;
 
 use common::backend;

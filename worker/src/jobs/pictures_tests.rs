@@ -2,8 +2,9 @@
 
 use super::crew::run_job;
 use super::{JobContext, Reporter, compose, evaluate, scenes};
-use crate::checkpointing::{Identity, Saver, open_store};
+use crate::checkpointing::{Identity, SaveTo, Saver, open_store};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
+use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use common::config::{Config, load};
 use common::run_dir::RunDir;
@@ -95,8 +96,10 @@ fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
 fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime) {
     let store = open_store(config, run).unwrap();
     let identity = Identity::new(config, "none", 1.0, 1, 1);
-    let mut saver = Saver::new(store, identity, 2, runtime.handle().clone(), Reporter::log_only());
-    saver.save(state, 5, &crate::training::detours::Detours::default()).unwrap();
+    let to = SaveTo { stores: vec![store], identity, nonce: 1, place: (0, 1) };
+    let handle = runtime.handle().clone();
+    let mut saver = Saver::start(to, state, &config.checkpoint, Device::Cpu, handle, Reporter::log_only()).unwrap();
+    saver.save(state, 5, &Detours::default(), None).unwrap();
     saver.wait().unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Train backbone, Slot Attention and UNet together on an encoded data set.
 
 use super::{BadInput, JobContext};
-use crate::checkpointing::{Identity, Restorer, Saver, open_store};
+use crate::checkpointing::{Identity, Restorer, SaveTo, Saver, draw_nonce, open_stores};
 use crate::data::{Slice, Supply, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
@@ -9,9 +9,10 @@ use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use crate::training::profile::Profile;
 use crate::training::reduction::Reducer;
 use crate::training::rehearsal::Rehearsal;
-use crate::training::run::{Leader, Training};
+use crate::training::run::Training;
 use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
+use common::checkpoint::CheckpointStore;
 use common::config::Config;
 use common::shards::Manifest;
 use serde_json::json;
@@ -25,32 +26,30 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let scaling_factor = scaling_factor(&config, dataset.manifest())?;
 
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
-    let store = open_store(&config, &context.run)?;
-    if place.is_leader() && runtime.block_on(store.list())?.is_empty() {
+    let stores = open_stores(&config, &context.run)?;
+    if place.is_leader() && is_new(&stores, &runtime)? {
         start_from(&config, &model, &runtime)?;
     }
     let mut state = TrainingState::new(model, &config)?;
     let identity = Identity::new(&config, dataset.manifest().fingerprint(), scaling_factor, place.generation, place.world);
-    let restorer = Restorer::new(store.clone(), identity.clone(), runtime.clone());
+    let restorer = Restorer::new(stores.clone(), identity.clone(), runtime.clone());
     let restored = restorer.restore(&state, &mut context.collective)?;
     let reducer = Reducer::new(&state.parameters, &context.collective, &config.train.reduction)?;
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
 
     let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
     let supply = Supply::new(&config, url, dataset, slice, &runtime);
-    let leader = if place.is_leader() {
-        let saver = Saver::new(store, identity, config.checkpoint.keep_last, runtime, context.reporter.clone());
-        let metrics = MetricsWriter::open(&context.run, place.generation, restored.step);
-        Some(Leader { saver, metrics: metrics.with_context(|| format!("{}", context.run.path().display()))? })
-    } else {
-        None
-    };
+    let nonce = draw_nonce(&mut context.collective)?;
+    let to = SaveTo { stores, identity, nonce, place: (place.rank, place.world) };
+    let saver = Saver::start(to, &state, &config.checkpoint, context.device, runtime, context.reporter.clone())?;
+    let open = || MetricsWriter::open(&context.run, place.generation, restored.step);
+    let metrics = place.is_leader().then(open).transpose().with_context(|| format!("{}", context.run.path().display()))?;
     let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
     let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
     let profile = Profile::new(context.profile, trace, context.device);
     let detours = restored.detours;
-    let training = Training { recipe, state: &mut state, reducer, supply, leader, restorer, detours, rehearsal, profile };
+    let training = Training { recipe, state: &mut state, reducer, supply, metrics, saver, restorer, detours, rehearsal, profile };
     let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,
@@ -59,6 +58,16 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
         "images_per_second": ended.images_per_second,
         "parameters": state.parameters.count(),
     }))
+}
+
+/// Whether the run has no checkpoint yet.
+fn is_new(stores: &[CheckpointStore], runtime: &Handle) -> anyhow::Result<bool> {
+    for store in stores {
+        if !runtime.block_on(store.list())?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Loads the weights that a new run starts from, if it names any. The other workers will get them from this one.

@@ -12,7 +12,7 @@ use torch_shim::{ShimError, set_grad};
 const ALIGNMENT: i64 = 16;
 
 /// Scalars that travel with the gradients in the same all-reduce, behind the last gradient.
-const PASSENGERS: i64 = 2;
+const PASSENGERS: i64 = 4;
 
 /// The trainable variables of one module, with the learning rate of their own.
 pub struct Group {
@@ -159,12 +159,12 @@ impl FlatParameters {
         self.reduced.narrow(0, 0, self.length)
     }
 
-    /// The scalars that are reduced together with the gradients, `[2]`.
+    /// The scalars that are reduced together with the gradients, `[4]`: the loss, then the wishes of the workers.
     pub fn passengers(&self) -> Tensor {
         self.reduced.narrow(0, self.length, PASSENGERS)
     }
 
-    /// Gradients and passengers, `[len + 2]`: what one all-reduce sums over the workers.
+    /// Gradients and passengers, `[len + 4]`: what one all-reduce sums over the workers.
     pub fn reduced(&self) -> &Tensor {
         &self.reduced
     }

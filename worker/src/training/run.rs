@@ -7,26 +7,18 @@ use super::profile::Profile;
 use super::readback::Readback;
 use super::reduction::Reducer;
 use super::rehearsal::Rehearsal;
-use super::step::{StepOutcome, StepRecipe, TrainingState};
+use super::step::{StepOutcome, StepRecipe, TrainingState, Wishes};
 use super::window::{Figures, NotFinite, Window};
 use crate::checkpointing::{Restorer, Saver};
 use crate::collectives::Collective;
 use crate::data::{Batch, Loader, Supply};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
-use common::config::{Config, NotFinitePolicy};
+use common::config::{Config, NotFinitePolicy, WhenBusy};
 use common::control::{Phase, Spent};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
-
-/// What rank 0 writes while all workers train.
-pub struct Leader {
-    /// Checkpoints.
-    pub saver: Saver,
-    /// `metrics.jsonl` and TensorBoard.
-    pub metrics: MetricsWriter,
-}
 
 /// How training ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,8 +43,10 @@ pub struct Training<'a> {
     pub reducer: Reducer,
     /// Where batches come from.
     pub supply: Supply,
-    /// Present on rank 0.
-    pub leader: Option<Leader>,
+    /// `metrics.jsonl` and TensorBoard; present on rank 0.
+    pub metrics: Option<MetricsWriter>,
+    /// Saves this worker's share of the checkpoints.
+    pub saver: Saver,
     /// Where to go back to.
     pub restorer: Restorer,
     /// Steps with other noise than the first choice.
@@ -73,6 +67,17 @@ struct Course {
     booked: (Spent, Duration),
     /// When the first step of this generation was done, and which one it was.
     since: Option<(Instant, u64)>,
+    /// When the last checkpoint was saved, or this generation began.
+    saved: Instant,
+    /// What the workers wish, as far as it is known.
+    wished: Wished,
+}
+
+/// Which wishes any worker has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wished {
+    save: bool,
+    busy: bool,
 }
 
 impl Training<'_> {
@@ -90,6 +95,8 @@ impl Training<'_> {
             laps: Laps::default(),
             booked: (reporter.activity().pulse().spent, context.collective.busy()),
             since: None,
+            saved: Instant::now(),
+            wished: Wished::default(),
             config,
         };
         let mut loader = self.supply.from(first, &self.detours)?;
@@ -114,10 +121,8 @@ impl Training<'_> {
             }
             course.count(course.config.train.global_batch);
         }
-        if let Some(leader) = &mut self.leader {
-            reporter.enter(Phase::Checkpoint);
-            leader.saver.wait()?;
-        }
+        reporter.enter(Phase::Checkpoint);
+        self.saver.wait()?;
         context.collective.barrier()?;
         Ok(course.ended)
     }
@@ -136,13 +141,21 @@ impl Training<'_> {
         let Some(batch) = loader.next_batch()? else { return Ok(None) };
         reporter.enter(Phase::Compute);
         let batch = batch.to_device(context.device);
-        let stop = context.stop.requested();
-        let outcome = self.recipe.run(self.state, &batch, stop, &self.reducer, &mut course.laps)?;
+        let wishes = Wishes { stop: context.stop.requested(), save: course.is_time_to_save(context), busy: self.saver.is_busy() };
+        let hold = || {
+            let before = reporter.enter(Phase::Checkpoint);
+            self.saver.before_update();
+            reporter.enter(before);
+        };
+        let outcome = self.recipe.run(self.state, &batch, wishes, &self.reducer, &mut course.laps, hold)?;
         course.laps.enter(Lap::Other);
-        let StepOutcome { loss, grad_norm, stop, attention } = outcome;
+        let StepOutcome { loss, grad_norm, wishes, attention } = outcome;
         let step = batch.step + 1;
         course.ended.step = step;
-        course.ended.stopped = wish.exchange(stop).is_some_and(|workers| workers > 0.0) && step < course.config.train.steps;
+        if let Some([stop, save, busy]) = wish.exchange(wishes).as_deref() {
+            course.ended.stopped = *stop > 0.0 && step < course.config.train.steps;
+            course.wished = Wished { save: *save > 0.0, busy: *busy > 0.0 };
+        }
         reporter.step(step);
         course.window.push(step, loss, grad_norm);
         Ok(Some((batch, attention)))
@@ -154,9 +167,7 @@ impl Training<'_> {
         if course.config.train.not_finite != NotFinitePolicy::Back {
             return Err(error);
         }
-        if let Some(leader) = &mut self.leader {
-            leader.saver.wait()?;
-        }
+        self.saver.wait()?;
         let restored = self.restorer.restore(self.state, &mut context.collective)?;
         let tries = self.detours.since(restored.step);
         if !restored.found || tries >= course.config.cluster.max_restarts {
@@ -188,7 +199,7 @@ impl Training<'_> {
     fn write_down(&mut self, course: &mut Course, seen: &(Batch, Tensor), context: &JobContext) -> anyhow::Result<()> {
         let (step, config) = (course.ended.step, &course.config);
         self.picture(step, &seen.0, &seen.1, config);
-        let save = course.ended.stopped || step == config.train.steps || step.is_multiple_of(config.checkpoint.every_steps.max(1));
+        let save = course.is_to_save();
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
         if (save || step.is_multiple_of(config.train.log_every.max(1)))
             && let Some(figures) = course.window.close()?
@@ -196,11 +207,12 @@ impl Training<'_> {
             course.ended.loss = Some(figures.loss);
             self.record(course, &figures, context);
         }
-        if save && let Some(leader) = &mut self.leader {
+        if save {
             context.reporter.enter(Phase::Checkpoint);
             course.laps.enter(Lap::Checkpoint);
             self.rehearsal.before_save(step)?;
-            leader.saver.save(self.state, step, &self.detours)?;
+            self.saver.save(self.state, step, &self.detours, course.ended.loss)?;
+            (course.saved, course.wished) = (Instant::now(), Wished::default());
             course.laps.enter(Lap::Other);
         }
         Ok(())
@@ -209,9 +221,9 @@ impl Training<'_> {
     /// On rank 0, every `train.picture_every` steps, draws what the slots see.
     fn picture(&self, step: u64, batch: &Batch, attention: &Tensor, config: &Config) {
         let every = config.train.picture_every;
-        let Some(leader) = self.leader.as_ref().filter(|_| every > 0 && step.is_multiple_of(every)) else { return };
+        let Some(metrics) = self.metrics.as_ref().filter(|_| every > 0 && step.is_multiple_of(every)) else { return };
         match segmentation(step, &batch.images.to_device(tch::Device::Cpu), &attention.to_device(tch::Device::Cpu)) {
-            Ok(picture) => leader.metrics.picture(picture),
+            Ok(picture) => metrics.picture(picture),
             Err(error) => tracing::warn!("no picture of step {step}: {error}"),
         }
     }
@@ -245,15 +257,33 @@ impl Training<'_> {
             [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];
         let all: Vec<(&str, f64)> = shown.into_iter().chain(more).chain(rates).collect();
         context.reporter.progress(step, config.train.steps, "steps", &shown);
-        if let Some(leader) = &self.leader {
+        if let Some(metrics) = &self.metrics {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
             let figures: BTreeMap<String, f64> = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            leader.metrics.record(Record { step, generation: context.place.generation, time, figures });
+            metrics.record(Record { step, generation: context.place.generation, time, figures });
         }
     }
 }
 
 impl Course {
+    /// On rank 0: whether the time between checkpoints is over.
+    fn is_time_to_save(&self, context: &JobContext) -> bool {
+        let minutes = self.config.checkpoint.every_minutes;
+        context.place.is_leader() && minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= 60.0 * minutes
+    }
+
+    /// Whether the state after this step is to be saved; all workers come to the same.
+    fn is_to_save(&self) -> bool {
+        let (step, checkpoint) = (self.ended.step, &self.config.checkpoint);
+        let must = self.ended.stopped || step == self.config.train.steps || self.wished.save;
+        let due = step.is_multiple_of(checkpoint.every_steps.max(1));
+        if due && !must && self.wished.busy && checkpoint.when_busy == WhenBusy::Skip {
+            tracing::warn!(step, "no checkpoint: the one before is still being saved (checkpoint.when_busy = \"skip\")");
+            return false;
+        }
+        must || due
+    }
+
     /// Counts a step of `images` images into the rate.
     fn count(&mut self, images: usize) {
         let (since, step) = *self.since.get_or_insert((Instant::now(), self.ended.step));

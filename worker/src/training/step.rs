@@ -67,10 +67,21 @@ pub struct StepOutcome {
     pub loss: Tensor,
     /// Global norm of the gradients before clipping.
     pub grad_norm: Tensor,
-    /// How many workers were asked to stop.
-    pub stop: Tensor,
+    /// How many workers have each of the [`Wishes`], `[3]`.
+    pub wishes: Tensor,
     /// Attention of the slots on this worker's images [B, K, h, w], without graph.
     pub attention: Tensor,
+}
+
+/// What a worker wants all to know after a step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes {
+    /// It was asked to stop.
+    pub stop: bool,
+    /// It was asked for a checkpoint, or it is time for one.
+    pub save: bool,
+    /// It is still saving the checkpoint before.
+    pub busy: bool,
 }
 
 /// The recipe of a step: everything that stays the same over a run.
@@ -109,8 +120,8 @@ impl StepRecipe {
         self.learning_rates.each_ref().map(|rate| rate.at(step))
     }
 
-    /// The step on `batch`, this worker's rows of the global batch on the model's device; `stop` says that this worker was asked to
-    /// stop.
+    /// The step on `batch`, this worker's rows of the global batch on the model's device. `before_update` returns when the weights may
+    /// change.
     ///
     /// # Errors
     /// A parameter without gradient, or a failure of the collective.
@@ -118,14 +129,17 @@ impl StepRecipe {
         &self,
         state: &mut TrainingState,
         batch: &Batch,
-        stop: bool,
+        wishes: Wishes,
         reducer: &Reducer,
         laps: &mut Laps,
+        before_update: impl FnOnce(),
     ) -> Result<StepOutcome, StepError> {
-        let attention = self.gradients(state, batch, stop, reducer, laps)?;
+        let attention = self.gradients(state, batch, wishes, reducer, laps)?;
+        laps.enter(Lap::Checkpoint);
+        before_update();
         laps.enter(Lap::Optimizer);
         let passengers = state.parameters.passengers();
-        let (loss, stop) = (passengers.get(0).copy(), passengers.get(1).copy());
+        let (loss, wishes) = (passengers.get(0).copy(), passengers.narrow(0, 1, 3).copy());
         let Clipped { norm, divisor } = clip(&state.parameters.gradients(), self.clip_norm);
         // Not read by the host: the update itself looks whether it shall happen.
         let skip = (self.not_finite == NotFinitePolicy::Skip)
@@ -135,7 +149,7 @@ impl StepRecipe {
         if let Some(average) = &mut state.average {
             average.follow(&state.parameters, update, skip.as_ref());
         }
-        Ok(StepOutcome { loss, grad_norm: norm, stop, attention })
+        Ok(StepOutcome { loss, grad_norm: norm, wishes, attention })
     }
 
     /// Fills the gradients with those of the global batch's mean loss, and the passengers with that loss and the wish to stop.
@@ -144,13 +158,16 @@ impl StepRecipe {
         &self,
         state: &TrainingState,
         batch: &Batch,
-        stop: bool,
+        wishes: Wishes,
         reducer: &Reducer,
         laps: &mut Laps,
     ) -> Result<Tensor, ReductionError> {
         state.parameters.zero_gradients();
         let passengers = state.parameters.passengers();
-        let _ = no_grad(|| passengers.get(1).fill_(f64::from(u8::from(stop))));
+        let Wishes { stop, save, busy } = wishes;
+        for (place, wish) in [stop, save, busy].into_iter().enumerate().filter(|(_, wish)| *wish) {
+            let _ = no_grad(|| passengers.get(1 + place as i64).fill_(f64::from(u8::from(wish))));
+        }
         let count = batch.rows();
         let mut attention = Vec::new();
         for start in (0..count).step_by(self.micro_batch) {
