@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod lab;
 mod light_binary;
+mod nccl;
 mod official;
 mod peers;
 mod pipeline;
