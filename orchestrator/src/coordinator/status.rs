@@ -8,7 +8,7 @@ use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm::Allocation;
-use crate::supervisor::{Recent, State, Supervisor, Worker};
+use crate::supervisor::{Findings, Recent, State, Supervisor, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub(crate) struct Status {
     pub(crate) lost_hosts: Vec<String>,
     /// Those that have reported.
     pub(crate) workers: Vec<WorkerStatus>,
+    /// What the checkups of all of them say together, once the last one is there.
+    #[serde(default)]
+    pub(crate) checkup: Option<Findings>,
     /// Rank 0's last word on how far the job is.
     pub(crate) progress: Option<Progress>,
     /// Newest checkpoint of this launch.
@@ -65,6 +68,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) pid: u32,
     /// What it computes on.
     pub(crate) device: String,
+    /// The rate of its matrix products in TFLOP/s, once tried.
+    #[serde(default)]
+    pub(crate) matmul_tflops: Option<f64>,
     /// Units of work done.
     pub(crate) step: u64,
     /// Whether its connection is open.
@@ -107,6 +113,7 @@ impl Status {
             world: supervisor.world(),
             lost_hosts: Vec::new(),
             workers: Vec::new(),
+            checkup: None,
             progress: None,
             checkpoint: None,
             checkpoint_committed: None,
@@ -125,6 +132,7 @@ impl Status {
         self.world = supervisor.world();
         self.lost_hosts = supervisor.lost_hosts();
         self.workers = supervisor.workers().iter().map(|worker| worker_status(supervisor, worker)).collect();
+        self.checkup = supervisor.findings().cloned();
         if self.checkpoint != supervisor.checkpoint() {
             self.checkpoint = supervisor.checkpoint();
             self.checkpoint_committed = Some(now());
@@ -153,6 +161,7 @@ fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
         host: worker.hello.host.clone(),
         pid: worker.hello.pid,
         device: worker.hello.device.clone(),
+        matmul_tflops: worker.checkup.as_ref().map(|checkup| checkup.matmul_tflops),
         step: worker.step,
         connected: worker.connected,
         phase: worker.pulse.phase,

@@ -70,6 +70,7 @@ fn workers(page: &mut Page, workers: &[WorkerStatus]) {
     each("lsd_worker_straggler", "Whether it keeps the others waiting.", &|worker| truth(worker.straggler));
     each("lsd_worker_steps_done", "Units of work that it has done.", &|worker| Some(worker.step as f64));
     each("lsd_worker_compute_seconds_per_step", "Its computing time per step.", &|worker| worker.compute_per_step);
+    each("lsd_worker_matmul_tflops", "Rate of its matrix products before the first step.", &|worker| worker.matmul_tflops);
     each("lsd_worker_phase_seconds", "For how long it has been doing what it does.", &|worker| Some(worker.phase_seconds));
     let shares = workers.iter().flat_map(|worker| {
         let spent = &worker.recent;
