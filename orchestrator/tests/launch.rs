@@ -382,6 +382,8 @@ fn plan_shows_the_command_and_touches_nothing() {
         "runs/quickstart",
         "device       cpu (as configured)",
         "collective   mpi",
+        " per step of 16 images",
+        "GFLOP per image, forward and backward; forward: backbone ",
         "mpirun -np 2 --bind-to none",
         "OMP_NUM_THREADS=",
         "guard train --run-dir runs/quickstart --generation 1 --worker",

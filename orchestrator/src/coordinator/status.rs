@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use common::config::size;
 use common::control::{Phase, Progress, Spent};
 use common::job::Job;
 use common::run_dir::replace_file;
@@ -43,6 +44,12 @@ pub(crate) struct Status {
     pub(crate) checkup: Option<Findings>,
     /// Rank 0's last word on how far the job is.
     pub(crate) progress: Option<Progress>,
+    /// Floating point operations that training makes of an image.
+    #[serde(default)]
+    pub(crate) flops_per_image: Option<u64>,
+    /// Model FLOPs utilisation: their share of what the workers' matrix products reached before the first step.
+    #[serde(default)]
+    pub(crate) utilisation: Option<f64>,
     /// Newest checkpoint of this launch.
     pub(crate) checkpoint: Option<u64>,
     /// When that was committed.
@@ -115,6 +122,8 @@ impl Status {
             workers: Vec::new(),
             checkup: None,
             progress: None,
+            flops_per_image: None,
+            utilisation: None,
             checkpoint: None,
             checkpoint_committed: None,
             checkpoint_seconds: None,
@@ -122,6 +131,18 @@ impl Status {
             failure: None,
             exit_code: None,
         }
+    }
+
+    /// Takes over rank 0's word on how far the job is.
+    pub(crate) fn take_progress(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+        self.utilisation = self.utilised();
+    }
+
+    /// Known once training tells its speed and all workers have tried out their devices.
+    fn utilised(&self) -> Option<f64> {
+        let images = self.progress.as_ref()?.fields.get("images_per_second")?;
+        size::utilisation(*images, self.flops_per_image?, self.checkup.as_ref()?.total_tflops)
     }
 
     /// Takes over what the supervisor knows.
@@ -133,6 +154,7 @@ impl Status {
         self.lost_hosts = supervisor.lost_hosts();
         self.workers = supervisor.workers().iter().map(|worker| worker_status(supervisor, worker)).collect();
         self.checkup = supervisor.findings().cloned();
+        self.utilisation = self.utilised();
         if self.checkpoint != supervisor.checkpoint() {
             self.checkpoint = supervisor.checkpoint();
             self.checkpoint_committed = Some(now());
@@ -175,4 +197,25 @@ fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
 /// The present time as in the journal.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::testing::{findings, status};
+
+    #[test]
+    fn utilisation_needs_a_speed_operations_and_checkups() {
+        // 208 images per second of 250 GFLOP, by two workers of 100 TFLOP/s.
+        let mut status =
+            Status { flops_per_image: Some(250_000_000_000), checkup: Some(findings(100.0)), ..status(State::Running, 2) };
+        let progress = status.progress.clone().unwrap();
+        status.take_progress(progress.clone());
+        assert_eq!(status.utilisation, Some(0.26));
+        status.take_progress(Progress { fields: [].into(), ..progress.clone() });
+        assert_eq!(status.utilisation, None);
+        status.checkup = None;
+        status.take_progress(progress);
+        assert_eq!(status.utilisation, None);
+    }
 }

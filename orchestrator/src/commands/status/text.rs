@@ -129,6 +129,11 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
     let mut figures: Vec<String> = field("loss").map(significant).into_iter().collect();
     figures.extend(field("images_per_second").map(|rate| format!("{} images/s", significant(rate))));
     figures.extend(field("data_stall").map(|stall| format!("{} of the time waiting for data", percent(stall))));
+    let measured = status.utilisation.filter(|_| view.standing.is_alive()).zip(status.checkup.as_ref());
+    figures.extend(
+        measured
+            .map(|(share, checkup)| format!("MFU {} of {} TFLOP/s measured", percent(share), significant(checkup.total_tflops))),
+    );
     if !figures.is_empty() {
         rows.push((if field("loss").is_some() { "loss" } else { "speed" }, figures.join(", ")));
     }
