@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::FailureKind;
+use crate::control::{Checkup, FailureKind};
 use crate::job::Job;
 
 /// One line of the journal.
@@ -73,6 +73,27 @@ pub enum Event {
     },
     /// All workers have reported.
     Running,
+    /// A worker has tried out its device.
+    WorkerChecked {
+        /// Its rank.
+        rank: usize,
+        /// What it has measured.
+        checkup: Checkup,
+    },
+    /// All workers have; the reason says what that showed.
+    CheckedUp {
+        /// The device of all of them.
+        device: String,
+        /// Their matrix products together, in TFLOP/s.
+        total_tflops: f64,
+    },
+    /// Before the first step a worker stands out among the others; the reason says in what.
+    Outlier {
+        /// Its rank; of a host with another driver the first one.
+        rank: usize,
+        /// Its host.
+        host: String,
+    },
     /// A step was completed for the first time in this generation.
     FirstStep {
         /// Steps done.

@@ -1,5 +1,5 @@
 //! A stand-in for the worker in tests of the orchestrator: it speaks the control protocol and does, on one rank, what
-//! `FAKE_WORKER` asks for. No libtorch, no MPI, no work.
+//! `FAKE_WORKER` asks for, with the device that `FAKE_DEVICES` gives it. No libtorch, no MPI, no work.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::backend::{Collective, Device};
-use common::control::{Activity, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
+use common::control::{Activity, Checkup, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
 use common::job::Job;
 use common::run_dir::RunDir;
 
@@ -49,6 +49,16 @@ fn fate(rank: usize) -> Fallible<Option<Fate>> {
     let [action, unlucky, last_generation] = fields[..] else { return Err(format!("FAKE_WORKER={text}").into()) };
     let fate = Fate { action: action.into(), last_generation: last_generation.parse()? };
     Ok((unlucky.parse::<usize>()? == rank).then_some(fate))
+}
+
+/// What the device of this rank is said to do: `FAKE_DEVICES` is `NAME=TFLOPS` for each rank, as `H200=700,H200=300`.
+fn checkup(rank: usize) -> Fallible<Option<Checkup>> {
+    let Ok(text) = std::env::var("FAKE_DEVICES") else { return Ok(None) };
+    let (device, tflops) = text.split(',').nth(rank).and_then(|own| own.split_once('=')).ok_or(format!("FAKE_DEVICES={text}"))?;
+    let (memory_total, memory_free) = (141 << 30, 140 << 30);
+    let (device, matmul_tflops) = (device.into(), tflops.parse()?);
+    let (driver, all_reduce_gbps) = (Some("570.86".into()), Some(300.0));
+    Ok(Some(Checkup { device, driver, memory_total, memory_free, matmul_tflops, all_reduce_gbps }))
 }
 
 /// What a worker does before NCCL can start. The id of another generation must never be seen.
@@ -97,6 +107,9 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         eprintln!("{reason}");
         std::process::exit(75);
     })?;
+    if let Some(checkup) = checkup(rank)? {
+        client.send(FromWorker::Checkup(checkup));
+    }
     if collective == Collective::Nccl {
         meet(&client, rank, generation)?;
     }

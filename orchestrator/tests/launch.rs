@@ -184,6 +184,36 @@ fn gpus_that_are_not_there_and_mpi_between_gpus_are_refused_before_anything_is_w
 }
 
 #[test]
+fn devices_are_compared_before_the_first_step_and_mixed_ones_end_the_launch() {
+    let lab = Lab::new("");
+    let launch = |devices: &str| {
+        let mut command = lab.command(&[&["launch", "--config", "quickstart.toml", "--job", "scenes"], &NCCL[..]].concat());
+        command.env("FAKE_DEVICES", devices).output().unwrap()
+    };
+    let output = launch("NVIDIA H200=700,NVIDIA H200=300");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let (text, host) = (String::from_utf8_lossy(&output.stdout).into_owned(), common::place::host_name());
+    let devices = format!("2 x NVIDIA H200, matrix products at 300 (rank 1 on {host}) to 700 TFLOP/s, all-reduce at 300 GB/s");
+    let outlier =
+        format!("rank 1 on {host}: matrix products at 300 TFLOP/s, the others' median is 700: is the device throttled, or shared?");
+    for words in [&devices, &outlier] {
+        assert!(text.lines().any(|line| line == words), "{words} is not in {text}");
+    }
+    let checked = |event: &Event| matches!(event, Event::WorkerChecked { rank: 1, checkup } if checkup.matmul_tflops == 300.0);
+    assert!(lab.events().iter().any(checked));
+    let ask = |arguments: &[&str]| String::from_utf8(lab.command(arguments).output().unwrap().stdout).unwrap();
+    assert!(ask(&["status", "runs/quickstart"]).contains(&outlier));
+    let why = ask(&["why", "runs/quickstart"]);
+    assert!(why.starts_with("nothing has failed\n") && why.contains(&outlier), "{why}");
+    let status: Value = serde_json::from_str(&ask(&["status", "runs/quickstart", "--json"])).unwrap();
+    assert_eq!((&status[0]["checkup"]["total_tflops"], &status[0]["checkup"]["outliers"][0]["rank"]), (&json!(1000.0), &json!(1)));
+
+    let line = one_line(&launch("NVIDIA H200=700,NVIDIA A100=300"));
+    let mixed = format!("error: mixed devices: NVIDIA A100 is on rank 1 ({host}), NVIDIA H200 is on rank 0 ({host}); ");
+    assert!(line.starts_with(&mixed) && line.contains("cluster.slurm.constraint"), "{line}");
+}
+
+#[test]
 fn a_crash_on_one_rank_is_named_and_the_next_generation_finishes() {
     let lab = Lab::new("abort:1:1");
     let output = lab.launch(&[]);
@@ -352,6 +382,8 @@ fn plan_shows_the_command_and_touches_nothing() {
         "runs/quickstart",
         "device       cpu (as configured)",
         "collective   mpi",
+        " per step of 16 images",
+        "GFLOP per image, forward and backward; forward: backbone ",
         "mpirun -np 2 --bind-to none",
         "OMP_NUM_THREADS=",
         "guard train --run-dir runs/quickstart --generation 1 --worker",

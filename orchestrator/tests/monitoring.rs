@@ -229,6 +229,31 @@ fn status_is_one_screen_with_deadline_goodput_and_the_last_failure() {
 }
 
 #[test]
+fn status_and_top_show_the_devices_and_how_well_they_are_used() {
+    let lab = Lab::new();
+    let run = lab.run("a");
+    story(&lab, &run);
+    let outlier = |rank: usize| json!({"rank": rank, "host": "n000", "problem": "it is slow"});
+    let rate = |rank: usize, tflops: f64| json!({"rank": rank, "host": "n000", "tflops": tflops});
+    let checkup = json!({"device": "NVIDIA H200", "workers": 16, "slowest": rate(3, 640.0), "fastest": rate(0, 752.0), "total_tflops": 11840.0,
+        "all_reduce_gbps": 310.0, "outliers": (3..9).map(outlier).collect::<Vec<_>>(), "more_outliers": 2});
+    lab.status(&run, 16, json!({"checkup": checkup, "utilisation": 0.43}));
+    for command in [&["status", "runs/a"][..], &["top", "runs/a", "--once"]] {
+        let text = lab.ask(command);
+        for words in [
+            "16 x NVIDIA H200, matrix products at 640 (rank 3 on n000) to 752 TFLOP/s, all-reduce at 310 GB/s\n",
+            "rank 6 on n000: it is slow\n",
+            "and 4 more that stand out\n",
+            "MFU 43 % of 11840 TFLOP/s measured\n",
+        ] {
+            assert!(text.contains(words), "{words} is not in {text}");
+        }
+        assert!(!text.contains("rank 7 on n000: it"), "{text}");
+    }
+    assert_eq!(lab.ask_json(&["status", "runs/a"])[0]["utilisation"], json!(0.43));
+}
+
+#[test]
 fn top_prints_a_frame_and_refuses_what_is_no_terminal() {
     let lab = Lab::new();
     let run = lab.run("a");
@@ -265,7 +290,11 @@ fn goodput_books_every_second() {
     assert!((total - report["elapsed"].as_f64().unwrap()).abs() < 1e-6 && (600.0..610.0).contains(&total), "{report}");
     assert_eq!((&report["failures"], &report["checkpoints"]), (&json!(1), &json!(1)));
     let text = lab.ask(&["goodput", "runs/a"]);
-    assert!(text.contains("redone work      1m 29s    15 %") && text.contains("would lose the least time"), "{text}");
+    // The second that it took to ask may count here or there.
+    assert!(
+        text.contains("redone work      1m 2") && text.contains("s    15 %") && text.contains("would lose the least time"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::reports::Checkup;
+
 /// From a worker to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -18,6 +20,8 @@ pub enum FromWorker {
         /// NCCL's unique id in hexadecimal.
         id: String,
     },
+    /// How the worker's device does, before the first step.
+    Checkup(Checkup),
     /// How far the job is; rank 0's drives the progress bar.
     Progress(Progress),
     /// The first unit of work since the worker started is done.

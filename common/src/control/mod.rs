@@ -13,6 +13,7 @@ mod frames;
 pub mod messages;
 mod outbox;
 mod rendezvous;
+mod reports;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -23,4 +24,5 @@ pub use address::{Address, Key};
 pub use client::{ControlClient, Line, LineSender, connect};
 pub use error::ControlError;
 pub use messages::{Failure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Progress, Pulse, Role, Spent, ToWorker};
+pub use reports::{Checkup, Setback, SetbackKind};
 pub use server::{Connection, ServerEvent, bind, serve};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use common::config::Config;
+use common::config::{Config, size};
 use common::job::Job;
 use common::journal::{self, Event, Journal};
 use common::run_dir::RunDir;
@@ -69,6 +69,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
         allocation: allocation.clone(),
         launcher,
         spec,
+        flops_per_image: (job == Job::Train).then(|| size::flops(&config).training()),
     };
     let outcome = runtime.block_on(coordinator::run(launch, Display::new(manner.json)))?;
     if let (Outcome::Stopped { reason, .. }, Some(allocation)) = (&outcome, &allocation) {

@@ -15,6 +15,6 @@ mod summary;
 pub(crate) mod top;
 mod waiting;
 pub(crate) mod why;
-mod words;
+pub(crate) mod words;
 
 pub(crate) use logs::tail;

@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, HumanCount};
 use super::prepare::{Prepared, prepare, submission};
 use super::words::counted;
 use crate::cli::RunArguments;
+use crate::coordinator::significant;
 use crate::exit::{Failure, OrBadInput};
 use crate::launchers::{self, Where};
 use crate::slurm;
@@ -55,6 +56,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
         }
     }
     if *job == Job::Train {
+        print_operations(config);
         print_memory(config);
     }
     println!("\nenvironment of a worker");
@@ -62,6 +64,24 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Failure> {
         println!("  {line}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Floating point operations of a step, of all workers together.
+fn print_operations(config: &Config) {
+    let flops = size::flops(config);
+    let networks = [("backbone", flops.backbone), ("slot attention", flops.slot_attention), ("UNet", flops.unet)];
+    let networks = networks.map(|(name, flops)| format!("{name} {}", operations(flops)));
+    let step = flops.training().saturating_mul(config.train.global_batch as u64);
+    println!("\nmodel FLOPs    {} per step of {} images", operations(step), config.train.global_batch);
+    println!("               {} per image, forward and backward; forward: {}", operations(flops.training()), networks.join(", "));
+}
+
+/// `280.5 GFLOP`.
+fn operations(flops: u64) -> String {
+    let flops = flops as f64;
+    let units = [(1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| flops >= *unit).unwrap_or((1e6, "MFLOP"));
+    format!("{} {name}", significant(flops / unit))
 }
 
 /// Parameters, and what a worker needs at its largest.

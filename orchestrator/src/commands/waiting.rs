@@ -59,8 +59,8 @@ pub(super) fn follow(run: &RunDir, job: Job, number: &str, json: bool) -> Result
                 return Err(anyhow::anyhow!(text).into());
             }
         }
-        if let Some(progress) = Status::read(&folder.status()).and_then(|status| status.progress) {
-            display.progress(&progress);
+        if let Some(Status { progress: Some(progress), utilisation, .. }) = Status::read(&folder.status()) {
+            display.progress(&progress, utilisation);
         }
         sleep(LOOK_AGAIN);
     }

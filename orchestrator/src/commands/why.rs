@@ -15,10 +15,12 @@ use super::output::{colours, print, styled};
 use super::words::{brief, brief_seconds, counted, names, ranges};
 use crate::exit::Failure;
 use crate::observe::{Observer, Standing, View, Wanted, chosen_job};
-use crate::story::{Aftermath, Incident, Restart, incidents};
+use crate::story::{Aftermath, Incident, Remark, Restart, incidents, remarks};
 
 /// Lines of the log that are shown.
 const LOG_LINES: usize = 8;
+/// Remarks that are shown.
+const REMARKS: usize = 8;
 /// Failures before the one that is explained, in the table.
 const EARLIER: usize = 12;
 
@@ -42,9 +44,12 @@ pub(crate) fn run(run: PathBuf, job: Option<Job>, generation: Option<u64>, json:
         None => incidents.len().checked_sub(1),
     };
     let stands = standing(&view, &observer);
+    let about = chosen.map(|index| incidents[index].generation).or(generation).unwrap_or(view.outline.generation);
+    let remarks = remarks(&observer.entries, about);
     if json {
         let failure = chosen.map(|index| &incidents[index]);
-        let text = json!({"job": job, "standing": view.standing, "text": stands, "failure": failure, "failures": incidents});
+        let text = json!({"job": job, "standing": view.standing, "text": stands, "failure": failure, "failures": incidents,
+            "remarks": remarks});
         print(&format!("{text:#}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -53,6 +58,7 @@ pub(crate) fn run(run: PathBuf, job: Option<Job>, generation: Option<u64>, json:
         (None, Some(generation)) => format!("generation {generation} did not fail\n"),
         (None, None) => "nothing has failed\n".into(),
     };
+    text += &worth_knowing(&remarks);
     if view.standing == Standing::Vanished && generation.is_none() {
         // Nobody was left to write that down, and it is the newest thing that went wrong.
         text = format!("{}\n\n{text}", styled(&format!("now: {stands}"), Style::new().red().bold(), colours()));
@@ -172,6 +178,21 @@ fn standing(view: &View, observer: &Observer) -> String {
     }
     if let Some((step, when)) = view.checkpoint {
         text += &format!(", newest checkpoint at step {step} ({} ago)", brief(view.ago(when)));
+    }
+    text
+}
+
+/// The newest remarks about the generation, oldest first.
+fn worth_knowing(remarks: &[Remark]) -> String {
+    if remarks.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nworth knowing about that generation:\n".to_owned();
+    for Remark { time, text: remark, .. } in &remarks[remarks.len().saturating_sub(REMARKS)..] {
+        let _ = writeln!(text, "  {}  {remark}", time.get(..19).unwrap_or(time));
+    }
+    if remarks.len() > REMARKS {
+        let _ = writeln!(text, "  and {} before", remarks.len() - REMARKS);
     }
     text
 }

@@ -24,18 +24,18 @@ pub(super) fn brief_seconds(seconds: f64) -> String {
 }
 
 /// A share in percent: `0.4 %`, `87 %`.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent != 0.0 && percent.abs() < 9.95 { format!("{percent:.1} %") } else { format!("{percent:.0} %") }
 }
 
 /// `1 failure`, `3 failures`.
-pub(super) fn counted(count: usize, noun: &str) -> String {
+pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Numbers in order, neighbours as a range, the first few of them: `0-7, 9 and 12 more`.
-pub(super) fn ranges(numbers: impl IntoIterator<Item = usize>) -> String {
+pub(crate) fn ranges(numbers: impl IntoIterator<Item = usize>) -> String {
     /// Ranges that are shown.
     const SHOWN: usize = 6;
     let mut numbers: Vec<usize> = numbers.into_iter().collect();
@@ -51,7 +51,7 @@ pub(super) fn ranges(numbers: impl IntoIterator<Item = usize>) -> String {
 }
 
 /// The first few names, and how many there are beside them.
-pub(super) fn names<T: AsRef<str>>(names: &[T], shown: usize) -> String {
+pub(crate) fn names<T: AsRef<str>>(names: &[T], shown: usize) -> String {
     let first: Vec<&str> = names.iter().take(shown).map(AsRef::as_ref).collect();
     match names.len().saturating_sub(shown) {
         0 => first.join(", "),

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use common::control::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::commands::words::percent;
+
 /// Time between two lines of progress.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -36,18 +38,23 @@ impl Display {
         Self { target, json }
     }
 
-    /// How far the job is.
-    pub(crate) fn progress(&mut self, progress: &Progress) {
+    /// How far the job is, and what share of the devices it makes use of.
+    pub(crate) fn progress(&mut self, progress: &Progress, utilisation: Option<f64>) {
+        let text = || match utilisation {
+            Some(share) => format!("{}, MFU {}", describe(progress), percent(share)),
+            None => describe(progress),
+        };
         match &mut self.target {
             Target::Bar(bar) => {
                 bar.set_length(progress.total);
                 bar.set_position(progress.done);
-                bar.set_message(describe(progress));
+                bar.set_message(text());
             }
             Target::Lines { last } => {
                 if last.elapsed() >= EVERY {
                     *last = Instant::now();
-                    self.note(&describe(progress));
+                    let text = text();
+                    self.note(&text);
                 }
             }
         }

@@ -63,6 +63,8 @@ pub(crate) struct Launch {
     pub(crate) launcher: Box<dyn Launcher>,
     /// Which workers.
     pub(crate) spec: LaunchSpec,
+    /// Floating point operations that training makes of an image.
+    pub(crate) flops_per_image: Option<u64>,
 }
 
 impl Launch {
@@ -111,7 +113,8 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
         tokio::spawn(slurm_watch::deadlines(allocation.job.clone(), started, events.clone(), known));
     }
     let (supervisor, commands) = Supervisor::start(options, started.elapsed());
-    let status = Status::first(launch.job, &supervisor, launch.allocation.as_ref());
+    let mut status = Status::first(launch.job, &supervisor, launch.allocation.as_ref());
+    status.flops_per_image = launch.flops_per_image;
     let (figures, page) = watch::channel(Arc::new(status.clone()));
     if let Some(address) = &launch.cluster.prometheus {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cluster.prometheus = \"{address}\""))?;
@@ -184,8 +187,8 @@ impl Coordinator {
                 if let FromWorker::Progress(progress) = &message
                     && self.supervisor.rank_of(connection) == Some(0)
                 {
-                    self.display.progress(progress);
-                    self.status.progress = Some(progress.clone());
+                    self.status.take_progress(progress.clone());
+                    self.display.progress(progress, self.status.utilisation);
                 }
                 Event::Said { connection, message }
             }
@@ -272,6 +275,8 @@ impl Coordinator {
             }
             journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),
             journal::Event::HostBack { host } => self.display.note(&format!("the host {host} is back")),
+            journal::Event::CheckedUp { .. } => self.display.note(reason),
+            journal::Event::Outlier { rank, host } => self.display.note(&format!("rank {rank} on {host}: {reason}")),
             journal::Event::Straggler { rank, host, .. } => self.display.note(&format!("rank {rank} on {host} is slow: {reason}")),
             journal::Event::Failed { rank: Some(rank), log, .. } => {
                 *log = tail(&self.launch.folder.log_file(generation, *rank), LOG_LINES).unwrap_or_default();

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use common::config::size;
 use common::control::{Phase, Progress, Spent};
 use common::job::Job;
 use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm::Allocation;
-use crate::supervisor::{Recent, State, Supervisor, Worker};
+use crate::supervisor::{Findings, Recent, State, Supervisor, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +39,17 @@ pub(crate) struct Status {
     pub(crate) lost_hosts: Vec<String>,
     /// Those that have reported.
     pub(crate) workers: Vec<WorkerStatus>,
+    /// What the checkups of all of them say together, once the last one is there.
+    #[serde(default)]
+    pub(crate) checkup: Option<Findings>,
     /// Rank 0's last word on how far the job is.
     pub(crate) progress: Option<Progress>,
+    /// Floating point operations that training makes of an image.
+    #[serde(default)]
+    pub(crate) flops_per_image: Option<u64>,
+    /// Model FLOPs utilisation: their share of what the workers' matrix products reached before the first step.
+    #[serde(default)]
+    pub(crate) utilisation: Option<f64>,
     /// Newest checkpoint of this launch.
     pub(crate) checkpoint: Option<u64>,
     /// When that was committed.
@@ -65,6 +75,9 @@ pub(crate) struct WorkerStatus {
     pub(crate) pid: u32,
     /// What it computes on.
     pub(crate) device: String,
+    /// The rate of its matrix products in TFLOP/s, once tried.
+    #[serde(default)]
+    pub(crate) matmul_tflops: Option<f64>,
     /// Units of work done.
     pub(crate) step: u64,
     /// Whether its connection is open.
@@ -107,7 +120,10 @@ impl Status {
             world: supervisor.world(),
             lost_hosts: Vec::new(),
             workers: Vec::new(),
+            checkup: None,
             progress: None,
+            flops_per_image: None,
+            utilisation: None,
             checkpoint: None,
             checkpoint_committed: None,
             checkpoint_seconds: None,
@@ -115,6 +131,18 @@ impl Status {
             failure: None,
             exit_code: None,
         }
+    }
+
+    /// Takes over rank 0's word on how far the job is.
+    pub(crate) fn take_progress(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+        self.utilisation = self.utilised();
+    }
+
+    /// Known once training tells its speed and all workers have tried out their devices.
+    fn utilised(&self) -> Option<f64> {
+        let images = self.progress.as_ref()?.fields.get("images_per_second")?;
+        size::utilisation(*images, self.flops_per_image?, self.checkup.as_ref()?.total_tflops)
     }
 
     /// Takes over what the supervisor knows.
@@ -125,6 +153,8 @@ impl Status {
         self.world = supervisor.world();
         self.lost_hosts = supervisor.lost_hosts();
         self.workers = supervisor.workers().iter().map(|worker| worker_status(supervisor, worker)).collect();
+        self.checkup = supervisor.findings().cloned();
+        self.utilisation = self.utilised();
         if self.checkpoint != supervisor.checkpoint() {
             self.checkpoint = supervisor.checkpoint();
             self.checkpoint_committed = Some(now());
@@ -153,6 +183,7 @@ fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
         host: worker.hello.host.clone(),
         pid: worker.hello.pid,
         device: worker.hello.device.clone(),
+        matmul_tflops: worker.checkup.as_ref().map(|checkup| checkup.matmul_tflops),
         step: worker.step,
         connected: worker.connected,
         phase: worker.pulse.phase,
@@ -166,4 +197,25 @@ fn worker_status(supervisor: &Supervisor, worker: &Worker) -> WorkerStatus {
 /// The present time as in the journal.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::testing::{findings, status};
+
+    #[test]
+    fn utilisation_needs_a_speed_operations_and_checkups() {
+        // 208 images per second of 250 GFLOP, by two workers of 100 TFLOP/s.
+        let mut status =
+            Status { flops_per_image: Some(250_000_000_000), checkup: Some(findings(100.0)), ..status(State::Running, 2) };
+        let progress = status.progress.clone().unwrap();
+        status.take_progress(progress.clone());
+        assert_eq!(status.utilisation, Some(0.26));
+        status.take_progress(Progress { fields: [].into(), ..progress.clone() });
+        assert_eq!(status.utilisation, None);
+        status.checkup = None;
+        status.take_progress(progress);
+        assert_eq!(status.utilisation, None);
+    }
 }

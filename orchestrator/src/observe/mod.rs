@@ -30,7 +30,7 @@ use crate::story::{Record, Time, since_1970};
 /// What of the files is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Journal entries of every single worker, of which large runs have thousands: who joined, who followed.
+    /// Journal entries of every single worker, of which large runs have thousands: who joined, who was checked, who followed.
     pub(crate) crowd: bool,
     /// Metric records, if their file has no more bytes than this.
     pub(crate) metrics: u64,
@@ -119,7 +119,7 @@ impl Observer {
 
     fn look_at_journal(&mut self) -> anyhow::Result<()> {
         let Self { folder, journal, lines, entries, wanted, .. } = self;
-        let crowd = [r#""event":"worker-joined""#, r#""event":"followed""#].map(memmem::Finder::new);
+        let crowd = [r#""event":"worker-joined""#, r#""event":"worker-checked""#, r#""event":"followed""#].map(memmem::Finder::new);
         let read = journal.read(|line| {
             *lines += 1;
             // Quotes within the strings of an entry are escaped, so this is found nowhere else.

@@ -3,7 +3,18 @@
 use serde_json::{Value, json};
 
 use crate::coordinator::Status;
-use crate::supervisor::State;
+use crate::supervisor::{Findings, State};
+
+/// Two devices of which each does so many TFLOP/s; the second one stands out.
+pub(crate) fn findings(tflops: f64) -> Findings {
+    let rate = |rank: usize| json!({"rank": rank, "host": "n000", "tflops": tflops});
+    let outliers = json!([{"rank": 1, "host": "n000", "problem": "it is slow"}]);
+    serde_json::from_value(json!({
+        "device": "NVIDIA H200", "workers": 2, "slowest": rate(1), "fastest": rate(0), "total_tflops": 2.0 * tflops,
+        "all_reduce_gbps": 300.0, "outliers": outliers, "more_outliers": 3,
+    }))
+    .unwrap()
+}
 
 /// A job of that many workers, eight to a host.
 pub(crate) fn status(state: State, workers: usize) -> Status {

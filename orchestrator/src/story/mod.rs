@@ -9,6 +9,7 @@ mod ledger;
 mod ledger_tests;
 mod outline;
 mod record;
+mod remarks;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -21,6 +22,7 @@ pub(crate) use interval::Suggestion;
 pub(crate) use ledger::{Ledger, Present};
 pub(crate) use outline::{InCharge, Outline, Over};
 pub(crate) use record::Record;
+pub(crate) use remarks::{Remark, remarks};
 
 /// A point in time, as time since 1970 by the clock of whichever host wrote it down.
 pub(crate) type Time = Duration;

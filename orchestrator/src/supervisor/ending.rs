@@ -202,7 +202,7 @@ impl Supervisor {
         let (world, hosts) = (self.world(), self.hosts.placed.clone());
         self.workers = Workers::expecting(world);
         self.pace = Pace::start(now);
-        (self.processes_gone, self.rendezvous) = (false, None);
+        (self.processes_gone, self.rendezvous, self.findings) = (false, None, None);
         self.phase = Phase::Starting(now);
         self.record(journal::Event::GenerationStarted { world, hosts: hosts.clone() }, reason);
         self.commands.push(Command::Start { generation: self.generation, hosts });

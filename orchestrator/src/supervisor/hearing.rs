@@ -3,6 +3,7 @@
 use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, Role, ToWorker};
 use common::journal;
 
+use super::checkup::{self, Outlier};
 use super::ending::{Pressure, Verdict};
 use super::machine::{Phase, Supervisor};
 use super::pace::Pace;
@@ -93,6 +94,13 @@ impl Supervisor {
                     self.rendezvous = Some(id);
                 }
             }
+            FromWorker::Checkup(checkup) => {
+                let first = worker.checkup.replace(checkup.clone()).is_none();
+                self.record(journal::Event::WorkerChecked { rank, checkup }, "before the first step");
+                if first {
+                    self.judge_checkups(now);
+                }
+            }
             FromWorker::Progress(progress) => {
                 worker.step = progress.done;
                 self.pace.observe(progress.done, now);
@@ -146,6 +154,23 @@ impl Supervisor {
             }
             FromWorker::Stacks { text } => self.stacks_told(rank, &text, now),
             _ => {}
+        }
+    }
+
+    /// Once the last worker has tried out its device: what all of them say together.
+    fn judge_checkups(&mut self, now: Time) {
+        let Some(checkups) = self.workers.checkups() else { return };
+        match checkup::judge(&checkups) {
+            Ok(None) => {}
+            Ok(Some(findings)) => {
+                let (device, total_tflops) = (findings.device.clone(), findings.total_tflops);
+                self.record(journal::Event::CheckedUp { device, total_tflops }, findings.sentence());
+                for Outlier { rank, host, problem } in findings.outliers.clone() {
+                    self.record(journal::Event::Outlier { rank, host }, problem);
+                }
+                self.findings = Some(findings);
+            }
+            Err(mixed) => self.fail_at(None, None, FailureKind::BadInput, mixed, now),
         }
     }
 

@@ -6,6 +6,7 @@ use common::job::Job;
 use common::journal;
 use serde_json::Value;
 
+use super::checkup::Findings;
 use super::ending::{Pressure, Verdict};
 use super::hang::Investigation;
 use super::hosts::Hosts;
@@ -32,6 +33,8 @@ pub(crate) struct Supervisor {
     pub(super) processes_gone: bool,
     /// Where the workers of this generation meet in NCCL, once rank 0 has said so.
     pub(super) rendezvous: Option<String>,
+    /// What the checkups of its workers say together, once all are there.
+    pub(super) findings: Option<Findings>,
     pub(super) restarts: usize,
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
@@ -79,6 +82,7 @@ impl Supervisor {
             looked: now,
             processes_gone: false,
             rendezvous: None,
+            findings: None,
             restarts: 0,
             checkpoint: None,
             longest_save: 0.0,
@@ -144,6 +148,11 @@ impl Supervisor {
     /// Its workers.
     pub(crate) fn workers(&self) -> &Workers {
         &self.workers
+    }
+
+    /// What the checkups of all its workers say together.
+    pub(crate) fn findings(&self) -> Option<&Findings> {
+        self.findings.as_ref()
     }
 
     /// What a rank did lately.

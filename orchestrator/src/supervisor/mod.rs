@@ -11,6 +11,7 @@
 //! - SV-7: a generation is placed only on hosts that answer, and as long as enough of them do.
 //! - SV-8: what rank 0 says of where to meet in NCCL reaches every worker of its own generation, whenever it greets, and no other.
 
+mod checkup;
 mod ending;
 mod hang;
 mod hearing;
@@ -33,6 +34,7 @@ use common::job::Job;
 use common::journal;
 use serde_json::Value;
 
+pub(crate) use checkup::Findings;
 pub(crate) use machine::Supervisor;
 pub(crate) use pace::Recent;
 pub(crate) use stopping::StopReason;

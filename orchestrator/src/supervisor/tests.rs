@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::control::{
-    Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Spent, ToWorker,
+    Checkup, Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Spent, ToWorker,
 };
 use common::job::Job;
 use common::journal;
@@ -645,4 +645,42 @@ fn the_coordinator_s_own_sigterm_is_not_taken_for_somebody_s_wish_to_stop() {
     story.guard_says(0, ended(ProcessEnd::Signal(9)));
     story.launcher_ends(ProcessEnd::Code(1));
     assert_eq!((story.starts(), story.outcome()), (vec![1, 2], None));
+}
+
+/// A checkup of a device that does so many TFLOP/s.
+fn checkup(device: &str, tflops: f64) -> FromWorker {
+    let (memory_total, memory_free) = (141 << 30, 140 << 30);
+    let (device, driver, all_reduce_gbps) = (device.into(), None, None);
+    FromWorker::Checkup(Checkup { device, driver, memory_total, memory_free, matmul_tflops: tflops, all_reduce_gbps })
+}
+
+#[test]
+fn devices_are_judged_once_all_have_been_tried_and_again_in_the_next_generation() {
+    let mut story = Story::guarded(options());
+    story.say(0, checkup("H200", 700.0));
+    story.say(2, checkup("H200", 200.0));
+    let judged = |story: &Story| {
+        let events = story.events().into_iter();
+        events
+            .filter(|event| matches!(event, journal::Event::CheckedUp { .. } | journal::Event::Outlier { .. }))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((judged(&story), story.supervisor.findings()), (vec![], None));
+    story.say(1, checkup("H200", 700.0));
+    let expected = [
+        journal::Event::CheckedUp { device: "H200".into(), total_tflops: 1600.0 },
+        journal::Event::Outlier { rank: 2, host: "h".into() },
+    ];
+    assert_eq!(judged(&story), expected);
+    story.say(1, checkup("H200", 1.0));
+    assert_eq!(judged(&story), expected, "a second one changes nothing");
+
+    story.guard_says(1, ended(ProcessEnd::Signal(9)));
+    (0..WORLD).for_each(|rank| drop(story.guard_says(rank, ended(ProcessEnd::Signal(9)))));
+    assert_eq!((story.starts(), story.supervisor.findings()), (vec![1, 2], None));
+    story.all_join_with_guards();
+    (0..WORLD).for_each(|rank| drop(story.say(rank, checkup(["H200", "H200", "A100"][rank], 700.0))));
+    (0..WORLD).for_each(|rank| drop(story.guard_says(rank, ended(ProcessEnd::Signal(9)))));
+    assert_eq!(story.outcome().map(Outcome::exit_code), Some(2), "no restart makes one kind of them");
+    assert!(story.failures()[1].1.starts_with("mixed devices: A100 is on rank 2 (h), H200 is on ranks 0-1 (h)"));
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use common::control::{Connection, Hello, Phase, ProcessEnd, Pulse, Role, Spent};
+use common::control::{Checkup, Connection, Hello, Phase, ProcessEnd, Pulse, Role, Spent};
 
 use super::Time;
+use super::checkup::Checked;
 
 /// One worker that was welcomed.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub(crate) struct Worker {
     pub(crate) pulse: Pulse,
     /// Units of work done.
     pub(crate) step: u64,
+    /// How its device does, once it has tried.
+    pub(crate) checkup: Option<Checkup>,
     /// Its last sign of life.
     pub(crate) heard: Time,
     /// Whether it has said its last message.
@@ -52,6 +55,12 @@ impl Member {
         self.guard.as_ref().is_some_and(|guard| guard.end.is_some() || (silent && !guard.connected))
     }
 
+    /// The worker's checkup, once it is there.
+    fn checked(&self) -> Option<Checked<'_>> {
+        let worker = self.worker.as_ref()?;
+        Some(Checked { rank: worker.hello.rank, host: &worker.hello.host, checkup: worker.checkup.as_ref()? })
+    }
+
     /// Its host, as far as known.
     pub(super) fn host(&self) -> Option<&str> {
         let worker = self.worker.as_ref().map(|worker| worker.hello.host.as_str());
@@ -78,9 +87,9 @@ impl Workers {
         match hello.role {
             Role::Worker => {
                 let pulse = Pulse { step: 0, phase: Phase::Starting, phase_seconds: 0.0, spent: Spent::default() };
-                let worker =
-                    Worker { connection, hello, pulse, step: 0, heard: now, finished: false, done: false, connected: true };
-                member.worker = Some(worker);
+                let (step, checkup, heard) = (0, None, now);
+                let (finished, done, connected) = (false, false, true);
+                member.worker = Some(Worker { connection, hello, pulse, step, checkup, heard, finished, done, connected });
             }
             Role::Guard => member.guard = Some(Guard { connection, host: hello.host, connected: true, end: None }),
         }
@@ -125,6 +134,11 @@ impl Workers {
     /// How many have done all they were to do, or stopped in order.
     pub(super) fn done(&self) -> usize {
         self.iter().filter(|worker| worker.done).count()
+    }
+
+    /// The checkups of all ranks, in their order; none before the last one is there.
+    pub(super) fn checkups(&self) -> Option<Vec<Checked<'_>>> {
+        self.members.iter().map(Member::checked).collect()
     }
 
     /// Connections of workers that have not said their last message.

@@ -1,4 +1,4 @@
-//! The layers of the networks as numbers: what they train, and what the backward pass of one image needs again.
+//! The layers of the networks as numbers: what they train, what they compute for one image, and what the backward pass of it needs again.
 
 use crate::config::PositionEmbedding;
 
@@ -7,6 +7,8 @@ use crate::config::PositionEmbedding;
 pub(super) struct Layers {
     /// Trained numbers.
     pub(super) parameters: u64,
+    /// Floating point operations of the forward pass of an image.
+    pub(super) flops: u64,
     /// Numbers per image that autograd keeps from the forward to the backward pass. Each is counted where it is read, so that a map
     /// with several readers counts once.
     pub(super) kept: u64,
@@ -38,6 +40,11 @@ impl Layers {
         self.parameters = shapes.iter().fold(self.parameters, |sum, shape| sum.saturating_add(product(shape)));
     }
 
+    /// A product of matrices for each image: one multiply-add for each combination of these.
+    pub(super) fn multiply(&mut self, factors: &[u64]) {
+        self.flops = self.flops.saturating_add(product(factors).saturating_mul(2));
+    }
+
     /// Numbers per image that the backward pass needs again.
     pub(super) fn keep(&mut self, factors: &[u64]) {
         self.kept = self.kept.saturating_add(product(factors));
@@ -51,13 +58,31 @@ impl Layers {
     /// Other layers too.
     pub(super) fn add(&mut self, other: Self) {
         self.parameters = self.parameters.saturating_add(other.parameters);
+        self.flops = self.flops.saturating_add(other.flops);
         self.kept = self.kept.saturating_add(other.kept);
         self.derived = self.derived.saturating_add(other.derived);
     }
 
-    /// A convolution with a square kernel, or a linear layer with a kernel of 1.
-    pub(super) fn conv(&mut self, input: u64, output: u64, kernel: u64) {
+    /// A convolution with a square kernel onto a map of so many positions.
+    pub(super) fn conv(&mut self, input: u64, output: u64, kernel: u64, positions: u64) {
         self.weights(&[&[output, input, kernel, kernel], &[output]]);
+        self.multiply(&[output, input, kernel, kernel, positions]);
+    }
+
+    /// A linear layer with a bias, at so many positions.
+    pub(super) fn linear(&mut self, input: u64, output: u64, positions: u64) {
+        self.conv(input, output, 1, positions);
+    }
+
+    /// A linear layer without a bias, at so many positions.
+    pub(super) fn projection(&mut self, input: u64, output: u64, positions: u64) {
+        self.weights(&[&[output, input]]);
+        self.multiply(&[output, input, positions]);
+    }
+
+    /// Queries of so many positions compared with so many keys, and the values taken by that.
+    pub(super) fn attend(&mut self, channels: u64, queries: u64, keys: u64) {
+        self.multiply(&[2, channels, queries, keys]);
     }
 
     /// Scale and shift of a normalisation.
@@ -67,26 +92,27 @@ impl Layers {
 
     /// `ResnetBlock`: the inputs of both normalisations, activations and convolutions.
     pub(super) fn resnet(&mut self, input: u64, output: u64, time: u64, side: u64) {
+        let positions = product(&[side, side]);
         self.norm(input);
-        self.conv(input, output, 3);
-        self.conv(time, output, 1);
+        self.conv(input, output, 3, positions);
+        self.linear(time, output, 1);
         self.norm(output);
-        self.conv(output, output, 3);
+        self.conv(output, output, 3, positions);
         if input != output {
-            self.conv(input, output, 1);
+            self.conv(input, output, 1, positions);
         }
         self.keep(&[3, input.saturating_add(output), side, side]);
     }
 
     /// `Downsample` of a map with this side.
     pub(super) fn downsample(&mut self, channels: u64, side: u64) {
-        self.conv(channels, channels, 3);
+        self.conv(channels, channels, 3, product(&[side / 2, side / 2]));
         self.keep(&[channels, side, side]);
     }
 
     /// `Upsample` of a map with this side; its kernel becomes a wider one.
     pub(super) fn upsample(&mut self, channels: u64, side: u64) {
-        self.conv(channels, channels, 3);
+        self.conv(channels, channels, 3, product(&[4, side, side]));
         self.keep(&[channels, side, side]);
         self.derive(&[channels, channels, 16]);
     }
@@ -94,14 +120,16 @@ impl Layers {
     /// `TimeEmbedding`; the embedding of an image is too small to count.
     pub(super) fn time_embedding(&mut self, channels: u64) {
         let width = channels.saturating_mul(4);
-        self.conv(channels, width, 1);
-        self.conv(width, width, 1);
+        self.linear(channels, width, 1);
+        self.linear(width, width, 1);
     }
 
     /// `MapAttention`: the input of the normalisation and of the projection, queries, keys, values, output.
     pub(super) fn map_attention(&mut self, channels: u64, side: u64) {
+        let positions = product(&[side, side]);
         self.norm(channels);
-        self.weights(&[&[4, channels, channels], &[4, channels]]);
+        (0..4).for_each(|_| self.linear(channels, channels, positions));
+        self.attend(channels, positions, positions);
         self.keep(&[6, channels, side, side]);
         self.derive(&[3, channels, channels]);
     }
@@ -109,15 +137,21 @@ impl Layers {
     /// `Transformer` on a map with this side. No attention writes a matrix of all pairs of positions.
     pub(super) fn transformer(&mut self, channels: u64, side: u64, shape: Transformers) {
         let Transformers { slots, context, heads, position } = shape;
+        let positions = product(&[side, side]);
         self.norm(channels);
-        self.conv(channels, channels, 1);
+        self.linear(channels, channels, positions);
         (0..3).for_each(|_| self.norm(channels));
         (0..2).for_each(|_| self.position(position, side, channels));
-        self.weights(&[&[4, channels, channels], &[channels]]);
-        self.weights(&[&[2, channels, channels], &[2, channels, context], &[channels]]);
-        self.conv(channels, product(&[8, channels]), 1);
-        self.conv(product(&[4, channels]), channels, 1);
-        self.conv(channels, channels, 1);
+        (0..3).for_each(|_| self.projection(channels, channels, positions));
+        self.attend(channels, positions, positions);
+        self.linear(channels, channels, positions);
+        self.projection(channels, channels, positions);
+        (0..2).for_each(|_| self.projection(context, channels, slots));
+        self.attend(channels, positions, slots);
+        self.linear(channels, channels, positions);
+        self.linear(channels, product(&[8, channels]), positions);
+        self.linear(product(&[4, channels]), channels, positions);
+        self.linear(channels, channels, positions);
         // 2 around the first normalisation, 6 up to the output of self-attention, 2 before the attention to the slots, 18 in the gated
         // layer, 1 after it.
         self.keep(&[29, channels, side, side]);
@@ -135,10 +169,10 @@ impl Layers {
         }
     }
 
-    /// `PositionEmbedding`.
+    /// `PositionEmbedding`, which is computed once and not for each image.
     pub(super) fn position(&mut self, choice: PositionEmbedding, side: u64, channels: u64) {
         match choice {
-            PositionEmbedding::Cartesian => self.conv(4, channels, 1),
+            PositionEmbedding::Cartesian => self.weights(&[&[4, channels], &[channels]]),
             PositionEmbedding::Sincos => self.weights(&[&[]]),
             PositionEmbedding::Learned => self.weights(&[&[side, side, channels]]),
             PositionEmbedding::Fourier | PositionEmbedding::None => {}
@@ -155,10 +189,34 @@ mod tests {
         let mut layers = Layers::default();
         layers.resnet(2, 3, 8, 4);
         // norm1 4, conv1 54 + 3, time 24 + 3, norm2 6, conv2 81 + 3, shortcut 6 + 3.
-        assert_eq!(layers, Layers { parameters: 187, kept: 3 * 5 * 16, derived: 0 });
+        let flops = 2 * (16 * (54 + 81 + 6) + 24);
+        assert_eq!(layers, Layers { parameters: 187, flops, kept: 3 * 5 * 16, derived: 0 });
         let mut layers = Layers::default();
         layers.resnet(3, 3, 8, 4);
         assert_eq!(layers.parameters, 6 + 84 + 27 + 6 + 84);
+    }
+
+    #[test]
+    fn operations_of_maps_that_change_their_side_and_of_attention_by_hand() {
+        let flops = |build: fn(&mut Layers)| {
+            let mut layers = Layers::default();
+            build(&mut layers);
+            layers.flops
+        };
+        assert_eq!(flops(|layers| layers.downsample(3, 8)), 2 * 16 * (9 * 9));
+        assert_eq!(flops(|layers| layers.upsample(3, 8)), 2 * 256 * (9 * 9));
+        // 16 positions: four layers, then as many comparisons as pairs and as many values.
+        assert_eq!(flops(|layers| layers.map_attention(6, 4)), 2 * (4 * 36 * 16 + 2 * 6 * 16 * 16));
+        // Before and after, self-attention, attention to 5 slots of 3 channels, and the gated layer.
+        let shape = Transformers { slots: 5, context: 3, heads: 2, position: PositionEmbedding::Cartesian };
+        let expected = |channels: u64, positions: u64| {
+            let own = 4 * channels * channels * positions + 2 * channels * positions * positions;
+            let slots = 2 * channels * channels * positions + 2 * 3 * channels * 5 + 2 * channels * positions * 5;
+            2 * (2 * channels * channels * positions + own + slots + 12 * channels * channels * positions)
+        };
+        let mut layers = Layers::default();
+        layers.transformer(6, 4, shape);
+        assert_eq!(layers.flops, expected(6, 16));
     }
 
     #[test]
@@ -184,6 +242,6 @@ mod tests {
     fn absurd_sizes_saturate() {
         let mut layers = Layers::default();
         layers.resnet(u64::MAX, 1 << 40, 1 << 40, 1 << 40);
-        assert_eq!((layers.parameters, layers.kept), (u64::MAX, u64::MAX));
+        assert_eq!((layers.parameters, layers.flops, layers.kept), (u64::MAX, u64::MAX, u64::MAX));
     }
 }

@@ -1,16 +1,18 @@
-//! How large a configuration is, known without building anything: the parameters of its networks, and the memory of a worker that trains
-//! them.
+//! How large a configuration is, known without building anything: the parameters of its networks, the operations of an image, and the
+//! memory of a worker that trains them.
 //!
-//! Parameters are counted exactly. Memory is an estimate for f32: what is allocated for good follows from the parameters; for what a
+//! Parameters and operations are counted exactly. Memory is an estimate for f32: what is allocated for good follows from the parameters; for what a
 //! step needs on top, the maps are summed up that autograd keeps for the backward pass. On CPUs it is within a tenth of the largest
 //! resident size of real workers, from the smallest experiment to the published networks with 16 images per worker, with micro batches
 //! and gradient checkpointing too (the figures are in the tests). On GPUs it is untested.
 
+mod flops;
 mod layers;
 mod networks;
 #[cfg(test)]
 mod tests;
 
+pub use flops::{Flops, flops, utilisation};
 use layers::{Layers, product};
 use networks::{Part, latent_side, size};
 

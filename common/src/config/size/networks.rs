@@ -29,7 +29,8 @@ pub(super) fn backbone(config: &Config) -> Layers {
     let resolution = config.data.resolution as u64;
     let first = block_channels.first().copied().map_or(0, size);
     let mut layers = Layers::default();
-    layers.conv(3, first, size(*stride));
+    let tokens = product(&[token_side(config), token_side(config)]);
+    layers.conv(3, first, size(*stride), tokens);
     layers.keep(&[3, resolution, resolution]);
     let body = Body {
         input: first,
@@ -56,12 +57,18 @@ pub(super) fn slot_attention(config: &Config) -> Layers {
     }
     layers.position(shape.position_embedding, side, input);
     [input, input, width, width, width].into_iter().for_each(|channels| layers.norm(channels));
-    (0..2).for_each(|_| layers.conv(input, input, 1));
-    layers.weights(&[&[width, width], &[2, width, input]]);
-    layers.weights(&[&[2, 3, width, width], &[2, 3, width]]);
-    layers.conv(width, hidden, 1);
-    layers.conv(hidden, width, 1);
-    layers.conv(width, output, 1);
+    let tokens = product(&[side, side]);
+    (0..2).for_each(|_| layers.linear(input, input, tokens));
+    (0..2).for_each(|_| layers.projection(input, width, tokens));
+    // Every round has the same weights.
+    let mut round = Layers::default();
+    round.projection(width, width, slots);
+    round.attend(width, slots, tokens);
+    (0..2).for_each(|_| round.linear(width, product(&[3, width]), slots));
+    round.linear(width, hidden, slots);
+    round.linear(hidden, width, slots);
+    layers.add(Layers { flops: round.flops.saturating_mul(shape.iterations as u64), ..round });
+    layers.linear(width, output, slots);
     // The inputs of both normalisations and of the three linear layers, keys and values together, scaled keys.
     layers.keep(&[5, input, side, side]);
     layers.keep(&[3, width, side, side]);
@@ -163,7 +170,7 @@ impl Body {
         let (channels, side) = (self.channels(0), self.side);
         let mut layers = Layers::default();
         layers.time_embedding(channels);
-        layers.conv(self.input, channels, 3);
+        layers.conv(self.input, channels, 3, product(&[side, side]));
         layers.keep(&[self.input, side, side]);
         Part { layers, outputs: product(&[channels, side, side]) }
     }
@@ -217,7 +224,7 @@ impl Body {
         let (channels, side) = (self.channels(0), self.side);
         let mut layers = Layers::default();
         layers.norm(channels);
-        layers.conv(channels, self.output, 3);
+        layers.conv(channels, self.output, 3, product(&[side, side]));
         layers.keep(&[3, channels, side, side]);
         Part { layers, outputs: product(&[self.output, side, side]) }
     }

@@ -18,6 +18,42 @@ fn counts(name: &str, overrides: &[&str]) -> [u64; 3] {
     [backbone, slot_attention, unet]
 }
 
+/// The published networks, counted by running them: backbone, Slot Attention, UNet, and training as three times their sum.
+#[test]
+fn the_paper_s_networks_compute_as_much_as_when_they_are_run() {
+    let counted = flops(&config(MOVI_E, &[]));
+    let figures = [counted.backbone, counted.slot_attention, counted.unet, counted.training()];
+    for (figure, published) in figures.into_iter().zip([26.4e9, 1.5e9, 65.6e9, 280.5e9]) {
+        let ratio = figure as f64 / published;
+        println!("{figure} is {ratio:.4} of {published}");
+        assert!((0.98..1.02).contains(&ratio), "{figure} is {ratio:.4} of {published}");
+    }
+}
+
+#[test]
+fn options_cost_operations_by_hand() {
+    let operations = |options: &[&str]| {
+        let Flops { backbone, slot_attention, unet } = flops(&config(TINY, options));
+        [backbone, slot_attention, unet]
+    };
+    let before = operations(&[]);
+    // 64 tokens of 16 channels, 4 slots of 16, hidden width 16: a round is queries, both products with the tokens, GRU and MLP.
+    let round = 2 * (4 * 256 + 2 * 16 * 4 * 64 + 2 * 3 * 4 * 256 + 2 * 4 * 16 * 16);
+    let more = operations(&["model.slot_attention.iterations=5"]);
+    let rounds = 5 - config(TINY, &[]).model.slot_attention.iterations as u64;
+    assert_eq!([more[0] - before[0], more[1] - before[1], more[2] - before[2]], [0, rounds * round, 0]);
+    assert_eq!(operations(&["model.unet.gradient_checkpointing=true", "model.unet.position_embedding=learned"]), before);
+}
+
+#[test]
+fn utilisation_is_a_share_of_what_was_measured() {
+    // 1,000 images of 280.5 GFLOP each second, of 561 TFLOP/s.
+    assert_eq!(utilisation(1000.0, 280_500_000_000, 561.0), Some(0.5));
+    for (images, tflops) in [(1000.0, 0.0), (f64::NAN, 561.0), (1000.0, -1.0), (f64::INFINITY, 1.0)] {
+        assert_eq!(utilisation(images, 280_500_000_000, tflops), None);
+    }
+}
+
 /// What an option adds to backbone, Slot Attention and UNet.
 fn added(name: &str, options: &[&str]) -> [i64; 3] {
     let (before, after) = (counts(name, &[]), counts(name, options));

@@ -11,6 +11,10 @@ use crate::commands::why;
 use crate::commands::words::{brief, brief_seconds, counted, names, percent};
 use crate::coordinator::{Status, describe, significant};
 use crate::observe::{Forecast, Observer, Queue, Standing, View};
+use crate::supervisor::Findings;
+
+/// Of the workers whose devices stand out, so many are named.
+const OUTLIERS: usize = 4;
 
 /// Everything about a job.
 pub(super) fn screen(observer: &Observer, view: &View, queue: Option<&Queue>, colours: bool) -> String {
@@ -35,6 +39,7 @@ pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'sta
         let took = took.map_or_else(String::new, |took| format!(", took up to {}", brief_seconds(took)));
         ("checkpoint", format!("step {step}, {} ago{took}", brief(view.ago(when))))
     }));
+    facts.extend(status.and_then(|status| status.checkup.as_ref()).into_iter().flat_map(checkup));
     let goodput = view.ledger.as_ref().map(sentence);
     facts.push(("goodput", goodput.unwrap_or_else(|| "ask `orchestrator goodput`: there are many records".into())));
     let lost = status.map(|status| names(&status.lost_hosts, 4)).filter(|lost| !lost.is_empty());
@@ -124,9 +129,23 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
     let mut figures: Vec<String> = field("loss").map(significant).into_iter().collect();
     figures.extend(field("images_per_second").map(|rate| format!("{} images/s", significant(rate))));
     figures.extend(field("data_stall").map(|stall| format!("{} of the time waiting for data", percent(stall))));
+    let measured = status.utilisation.filter(|_| view.standing.is_alive()).zip(status.checkup.as_ref());
+    figures.extend(
+        measured
+            .map(|(share, checkup)| format!("MFU {} of {} TFLOP/s measured", percent(share), significant(checkup.total_tflops))),
+    );
     if !figures.is_empty() {
         rows.push((if field("loss").is_some() { "loss" } else { "speed" }, figures.join(", ")));
     }
+    rows
+}
+
+/// What the workers' devices can do, and those that stand out.
+fn checkup(findings: &Findings) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("devices", findings.sentence())];
+    rows.extend(findings.outliers.iter().take(OUTLIERS).map(|outlier| ("", outlier.sentence())));
+    let more = findings.outliers.len().saturating_sub(OUTLIERS) + findings.more_outliers;
+    rows.extend((more > 0).then(|| ("", format!("and {more} more that stand out"))));
     rows
 }
 

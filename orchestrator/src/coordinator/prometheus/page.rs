@@ -52,6 +52,7 @@ fn work(page: &mut Page, status: &Status) {
         page.count("lsd_steps_total", "Units of work in all.", progress.total);
         page.one("lsd_steps_per_second", "Units of work per second over the recent past.", Some(progress.rate));
         let figures = progress.fields.iter().map(|(name, value)| (labels(&[("name", name)]), *value));
+        page.one("lsd_model_flops_utilisation", "Share of the measured rate of matrix products (MFU).", status.utilisation);
         page.gauge("lsd_figure", "Figures of the newest record, as the loss.", figures);
     }
     page.one("lsd_checkpoint_step", "Steps in the newest checkpoint.", status.checkpoint.map(|step| step as f64));
@@ -70,6 +71,7 @@ fn workers(page: &mut Page, workers: &[WorkerStatus]) {
     each("lsd_worker_straggler", "Whether it keeps the others waiting.", &|worker| truth(worker.straggler));
     each("lsd_worker_steps_done", "Units of work that it has done.", &|worker| Some(worker.step as f64));
     each("lsd_worker_compute_seconds_per_step", "Its computing time per step.", &|worker| worker.compute_per_step);
+    each("lsd_worker_matmul_tflops", "Rate of its matrix products before the first step.", &|worker| worker.matmul_tflops);
     each("lsd_worker_phase_seconds", "For how long it has been doing what it does.", &|worker| Some(worker.phase_seconds));
     let shares = workers.iter().flat_map(|worker| {
         let spent = &worker.recent;
@@ -143,6 +145,8 @@ mod tests {
             progress.rate = f64::INFINITY;
         }
         status.workers[1].compute_per_step = None;
+        status.workers[1].matmul_tflops = Some(741.5);
+        status.utilisation = Some(0.43);
         let page = render(&status);
         for line in [
             r#"lsd_info{job="train",slurm_job="4711",coordinator_host="a\"b\\c\nd"} 1"#,
@@ -151,13 +155,15 @@ mod tests {
             r#"lsd_figure{name="loss"} NaN"#,
             "lsd_steps_per_second +Inf",
             "lsd_checkpoint_step 1000",
+            "lsd_model_flops_utilisation 0.43",
+            r#"lsd_worker_matmul_tflops{rank="1",host="n000"} 741.5"#,
             "lsd_updated_timestamp_seconds 1789998400",
             r#"lsd_worker_time_share{rank="1",host="n000",phase="compute"} 0.8"#,
             r#"lsd_worker_compute_seconds_per_step{rank="0",host="n000"} 0.125"#,
         ] {
             assert!(page.lines().any(|other| other == line), "{line} is not in {page}");
         }
-        assert!(!page.contains(r#"compute_seconds_per_step{rank="1""#));
+        assert!(!page.contains(r#"compute_seconds_per_step{rank="1""#) && !page.contains(r#"matmul_tflops{rank="0""#));
         let mut families = BTreeSet::new();
         for line in page.lines() {
             let mut words = line.split([' ', '{']);

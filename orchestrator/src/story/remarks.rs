@@ -1,0 +1,44 @@
+//! What a generation was told of that did not end it, and may explain what did.
+
+use common::journal::{Entry, Event};
+use serde::Serialize;
+
+/// Something worth knowing about a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Remark {
+    /// When it was noticed.
+    pub(crate) time: String,
+    /// The generation.
+    pub(crate) generation: u64,
+    /// What, in words.
+    pub(crate) text: String,
+}
+
+/// Devices that stood out before the first step, of one generation, oldest first.
+pub(crate) fn remarks(entries: &[Entry], generation: u64) -> Vec<Remark> {
+    let own = entries.iter().filter(|entry| entry.generation == generation);
+    let remark = |entry: &Entry| {
+        let text = match &entry.event {
+            Event::Outlier { rank, host } => format!("rank {rank} on {host}: {}", entry.reason),
+            _ => return None,
+        };
+        Some(Remark { time: entry.time.clone(), generation, text })
+    };
+    own.filter_map(remark).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{at, started};
+    use super::*;
+
+    #[test]
+    fn remarks_are_those_of_one_generation() {
+        let outlier = |rank| Event::Outlier { rank, host: "n02".into() };
+        let mut entries = vec![at(0.0, 1, started()), at(1.0, 1, outlier(3)), at(2.0, 2, started()), at(3.0, 2, outlier(5))];
+        entries[1].reason = "it is slow".into();
+        let texts = |generation| remarks(&entries, generation).into_iter().map(|remark| remark.text).collect::<Vec<_>>();
+        assert_eq!(texts(1), ["rank 3 on n02: it is slow"]);
+        assert_eq!((texts(2).len(), texts(3).len()), (1, 0));
+    }
+}
