@@ -241,6 +241,9 @@ pub(crate) struct RunArguments {
     /// Number of workers on each host, instead of cluster.workers_per_node
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// Profile so many training steps (train.profile_steps): traces in the run's folder, and where the time of a step goes in rank 0's log
+    #[arg(long, value_name = "STEPS")]
+    pub(crate) profile: Option<u64>,
     /// Put a run (or job) that is already in the folder aside, as NAME.1, and start anew
     #[arg(long)]
     pub(crate) fresh: bool,

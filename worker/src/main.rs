@@ -46,9 +46,9 @@ struct Arguments {
     /// What carries the gradients: solo, mpi or nccl.
     #[arg(long)]
     collective: Option<backend::Collective>,
-    /// Of the `train` job: profile this many steps, write a trace into the run's folder, and print where the time of a step goes.
-    #[arg(long, value_name = "STEPS", default_value_t = 0)]
-    profile: u64,
+    /// Of the `train` job: profile this many steps, instead of train.profile_steps.
+    #[arg(long, value_name = "STEPS")]
+    profile: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -106,7 +106,7 @@ fn run_job(
         Err(error) => return fail(&error, reporter),
     };
     reporter.enter(Phase::Starting);
-    let profile = arguments.profile;
+    let profile = arguments.profile.unwrap_or(config.train.profile_steps);
     let mut context =
         JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile };
     let (rank, world, generation) = (place.rank, place.world, place.generation);

@@ -50,6 +50,9 @@ pub struct TrainConfig {
     /// Steps between picture grids in TensorBoard; 0 for none.
     #[serde(default)]
     pub picture_every: u64,
+    /// So many steps are profiled, a few steps after the workers have started: a trace and a table of where the time goes. 0 for none.
+    #[serde(default)]
+    pub profile_steps: u64,
 }
 
 /// In what numbers the networks compute. Weights, their gradients and the optimizer's state are f32 in any case, as are the softmax over

@@ -83,6 +83,7 @@ pub(crate) fn resolve(arguments: &RunArguments) -> Result<(Config, RunDir, Inten
     let mut overrides = arguments.overrides.clone();
     overrides.extend(arguments.nodes.map(|nodes| format!("cluster.nodes={nodes}")));
     overrides.extend(arguments.workers.map(|workers| format!("cluster.workers_per_node={workers}")));
+    overrides.extend(arguments.profile.map(|steps| format!("train.profile_steps={steps}")));
     if !arguments.hosts.is_empty() {
         let names: Vec<String> = arguments.hosts.iter().map(|host| format!("{host:?}")).collect();
         overrides.push(format!("cluster.hosts=[{}]", names.join(", ")));

@@ -239,3 +239,102 @@ impl Collective for Communicator {
         self.aborter.clone()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::collectives::InProcess;
+    use std::sync::mpsc::Sender;
+
+    fn tensor(value: f64) -> Tensor {
+        Tensor::full([3], value, (Kind::Float, Device::Cpu))
+    }
+
+    fn start(backend: impl Collective + 'static) -> Communicator {
+        Communicator::start(move || Ok(Box::new(backend)), Device::Cpu, Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn sums_are_under_way_together_and_come_back_in_order() {
+        std::thread::scope(|scope| {
+            for end in InProcess::world(2) {
+                scope.spawn(move || {
+                    let communicator = start(end);
+                    let submitter = communicator.submitter();
+                    let addends: Vec<Tensor> = (0..20).map(|index| tensor(f64::from(index))).collect();
+                    let tickets: Vec<Ticket> = addends.iter().map(|addend| submitter.sum(addend, Wire::Fp32)).collect();
+                    for (index, (ticket, addend)) in tickets.into_iter().zip(&addends).enumerate() {
+                        submitter.wait(ticket).unwrap();
+                        assert_eq!(*addend, tensor(2.0 * index as f64));
+                    }
+                    assert!(communicator.busy() > Duration::ZERO);
+                });
+            }
+        });
+    }
+
+    /// A backend whose sums hang, or fail when it is asked how it is.
+    struct Broken {
+        entered: Sender<()>,
+        hangs: bool,
+    }
+
+    impl Collective for Broken {
+        fn rank(&self) -> usize {
+            0
+        }
+        fn world(&self) -> usize {
+            2
+        }
+        fn all_reduce_sum(&mut self, _tensor: &Tensor) -> Result<(), CollectiveError> {
+            self.entered.send(()).unwrap();
+            match self.hangs {
+                true => loop {
+                    std::thread::park();
+                },
+                false => Ok(()),
+            }
+        }
+        fn broadcast(&mut self, _tensor: &Tensor, _root: usize) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn barrier(&mut self) -> Result<(), CollectiveError> {
+            Ok(())
+        }
+        fn check(&mut self) -> Result<(), CollectiveError> {
+            self.entered.send(()).unwrap();
+            Err(CollectiveError::Transport { operation: "a sum", cause: "rank 1 is gone".into() })
+        }
+        fn aborter(&self) -> Aborter {
+            Solo.aborter()
+        }
+    }
+
+    #[test]
+    fn whoever_gives_up_does_not_wait_for_a_sum_that_never_ends() {
+        let (entered, seen) = channel();
+        let communicator = start(Broken { entered, hangs: true });
+        let _ticket = communicator.submitter().sum(&tensor(1.0), Wire::Fp32);
+        seen.recv().unwrap();
+        communicator.abort(1);
+        drop(communicator);
+    }
+
+    /// On a GPU a sum is only queued when it is answered; its failure shows while nobody asks for anything.
+    #[test]
+    fn a_failure_that_shows_later_is_that_of_the_next_operation() {
+        let (entered, seen) = channel();
+        let mut communicator = start(Broken { entered, hangs: false });
+        seen.recv().unwrap();
+        let error = communicator.all_reduce_sum(&tensor(1.0)).unwrap_err().to_string();
+        assert!(error.contains("rank 1 is gone"), "{error}");
+    }
+
+    #[test]
+    fn a_backend_that_does_not_come_about_says_why() {
+        let connect = || Err(CollectiveError::WithoutMpi);
+        let error = Communicator::start(connect, Device::Cpu, Arc::default()).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("without MPI")));
+    }
+}

@@ -39,7 +39,16 @@ impl Batch {
         Self { step: self.step, images, moments, noise: self.noise.map(change) }
     }
 
-    /// On `device`.
+    /// The same, where a change may fail.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_map<E>(&self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
+        let (images, moments) = (change(&self.images)?, change(&self.moments)?);
+        Ok(Self { step: self.step, images, moments, noise: self.noise.try_map(change)? })
+    }
+
+    /// On `device`, when it is needed there at once.
     pub fn to_device(&self, device: Device) -> Self {
         self.map(|tensor| tensor.to_device(device))
     }

@@ -3,10 +3,12 @@
 mod images;
 mod labelled;
 mod loader;
+mod transfer;
 
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice, Supply};
+pub use transfer::Transfer;
 
 use common::sampler::NoRows;
 use common::shards::{Dataset, ShardError};
@@ -77,6 +79,9 @@ pub enum DataError {
         /// The data set.
         url: String,
     },
+    /// A batch did not get to the device.
+    #[error("a batch could not be copied to the device: {0}")]
+    Device(#[from] torch_shim::ShimError),
     /// The task that prepared a batch ended in a panic.
     #[error("the loader stopped: {0}")]
     Stopped(#[from] tokio::task::JoinError),
@@ -88,7 +93,7 @@ impl DataError {
         match self {
             Self::Shard(error) => !matches!(error, ShardError::Storage(_)),
             Self::Storage(error) => matches!(error, StorageError::Url { .. } | StorageError::Name { .. }),
-            Self::Stopped(_) => false,
+            Self::Stopped(_) | Self::Device(_) => false,
             _ => true,
         }
     }

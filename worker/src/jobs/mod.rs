@@ -3,6 +3,7 @@
 //! To add a job: a file with `pub fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>` and an arm in [`run`].
 
 mod autoencoder;
+mod checkup;
 mod compose;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

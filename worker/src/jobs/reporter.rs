@@ -1,6 +1,6 @@
 //! A job's voice: progress goes to the log and to the coordinator, and never makes the job wait.
 
-use common::control::{Activity, ControlClient, FromWorker, Phase, Progress};
+use common::control::{Activity, Checkup, ControlClient, FromWorker, Phase, Progress, Setback};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -87,6 +87,17 @@ impl Reporter {
     pub fn checkpoint_committed(&self, step: u64, seconds: f64) {
         tracing::info!(step, seconds, "checkpoint committed");
         self.send(FromWorker::CheckpointCommitted { step, seconds });
+    }
+
+    /// Says what this worker's device is and how fast it is.
+    pub fn checkup(&self, checkup: Checkup) {
+        self.send(FromWorker::Checkup(checkup));
+    }
+
+    /// Says that the gradients of a step were no numbers, and what was done about it.
+    pub fn setback(&self, setback: Setback) {
+        tracing::warn!("{setback}");
+        self.send(FromWorker::Setback(setback));
     }
 
     /// The id under which workers meet: rank 0 brings its `own`, and all get that one.

@@ -1,8 +1,8 @@
 //! Train backbone, Slot Attention and UNet together on an encoded data set.
 
-use super::{BadInput, JobContext};
+use super::{BadInput, JobContext, checkup};
 use crate::checkpointing::{Identity, Restorer, SaveTo, Saver, draw_nonce, open_stores};
-use crate::data::{Slice, Supply, open_split};
+use crate::data::{Slice, Supply, Transfer, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
     let config = context.config.clone();
     let (place, runtime) = (context.place, context.runtime.clone());
+    checkup::run(context)?;
     let url = &config.data.latents;
     let dataset = open_split(&runtime, url, "train", config.data.cache_mib)?;
     let scaling_factor = scaling_factor(&config, dataset.manifest())?;
@@ -49,7 +50,9 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
     let profile = Profile::new(context.profile, trace, context.device);
     let detours = restored.detours;
-    let training = Training { recipe, state: &mut state, reducer, supply, metrics, saver, restorer, detours, rehearsal, profile };
+    let transfer = Transfer::new(context.device)?;
+    let training =
+        Training { recipe, state: &mut state, reducer, supply, transfer, metrics, saver, restorer, detours, rehearsal, profile };
     let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,

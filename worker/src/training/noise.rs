@@ -34,6 +34,22 @@ impl StepNoise {
     }
 }
 
+impl StepNoise {
+    /// The same, where a change may fail.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_map<E>(&self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
+        Ok(Self {
+            timesteps: change(&self.timesteps)?,
+            posterior: change(&self.posterior)?,
+            diffusion: change(&self.diffusion)?,
+            slots: change(&self.slots)?,
+            dropped: self.dropped.as_ref().map(change).transpose()?,
+        })
+    }
+}
+
 /// How a run draws its noise.
 #[derive(Debug, Clone)]
 pub struct NoiseRecipe {

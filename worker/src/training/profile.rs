@@ -57,7 +57,7 @@ impl Profile {
     /// The profiler cannot be started.
     pub fn before_step(&mut self, laps: &mut Laps, communication: f64) -> Result<(), ShimError> {
         if self.steps > 0 && self.seen == WARM_UP {
-            let recording = profiler::Profile::start(Detail { shapes: true, memory: false })?;
+            let recording = profiler::Profile::start(Detail::default())?;
             laps.start(Lap::Data, self.device);
             self.running = Some(Running { since: Instant::now(), communication, recording });
         }

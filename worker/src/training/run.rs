@@ -8,14 +8,14 @@ use super::readback::Readback;
 use super::reduction::Reducer;
 use super::rehearsal::Rehearsal;
 use super::step::{StepOutcome, StepRecipe, TrainingState, Wishes};
-use super::window::{Figures, NotFinite, Window};
+use super::window::{Closed, Figures, NotFinite, Window};
 use crate::checkpointing::{Restorer, Saver};
 use crate::collectives::Collective;
-use crate::data::{Batch, Loader, Supply};
+use crate::data::{Batch, Loader, Supply, Transfer};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
 use common::config::{Config, NotFinitePolicy, WhenBusy};
-use common::control::{Phase, Spent};
+use common::control::{Phase, Setback, SetbackKind, Spent};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
@@ -43,6 +43,8 @@ pub struct Training<'a> {
     pub reducer: Reducer,
     /// Where batches come from.
     pub supply: Supply,
+    /// How they get to the device.
+    pub transfer: Transfer,
     /// `metrics.jsonl` and TensorBoard; present on rank 0.
     pub metrics: Option<MetricsWriter>,
     /// Saves this worker's share of the checkpoints.
@@ -140,7 +142,7 @@ impl Training<'_> {
         course.laps.enter(Lap::Data);
         let Some(batch) = loader.next_batch()? else { return Ok(None) };
         reporter.enter(Phase::Compute);
-        let batch = batch.to_device(context.device);
+        let batch = self.transfer.bring(batch)?;
         let wishes = Wishes { stop: context.stop.requested(), save: course.is_time_to_save(context), busy: self.saver.is_busy() };
         let hold = || {
             let before = reporter.enter(Phase::Checkpoint);
@@ -175,7 +177,9 @@ impl Training<'_> {
                 if restored.found { format!("{tries} other noises led there too") } else { "there is no checkpoint yet".into() };
             return Err(error.context(format!("cannot go back from step {failed}: {why}")));
         }
-        tracing::warn!("{error}: back to the checkpoint of step {}, and on with other noise", restored.step);
+        if context.place.is_leader() {
+            context.reporter.setback(Setback { step: failed, kind: SetbackKind::BackTo(restored.step) });
+        }
         self.detours.take(restored.step..failed);
         context.reporter.resume_at(restored.step);
         Ok(restored.step)
@@ -188,9 +192,6 @@ impl Training<'_> {
         if let Some(findings) = self.profile.after_step(&mut course.laps, busy, last)? {
             let (table, trace) = (findings.table(), self.profile.trace().display());
             tracing::info!("profile of {} steps, trace in {trace}\n{table}", findings.steps);
-            if context.place.is_leader() {
-                println!("{table}trace: {trace}");
-            }
         }
         Ok(())
     }
@@ -201,11 +202,15 @@ impl Training<'_> {
         self.picture(step, &seen.0, &seen.1, config);
         let save = course.is_to_save();
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
-        if (save || step.is_multiple_of(config.train.log_every.max(1)))
-            && let Some(figures) = course.window.close()?
-        {
-            course.ended.loss = Some(figures.loss);
-            self.record(course, &figures, context);
+        if save || step.is_multiple_of(config.train.log_every.max(1)) {
+            let Closed { figures, skipped } = course.window.close()?;
+            for &step in skipped.iter().filter(|_| context.place.is_leader()) {
+                context.reporter.setback(Setback { step, kind: SetbackKind::Skipped });
+            }
+            if let Some(figures) = figures {
+                course.ended.loss = Some(figures.loss);
+                self.record(course, &figures, skipped.len(), context);
+            }
         }
         if save {
             context.reporter.enter(Phase::Checkpoint);
@@ -229,7 +234,7 @@ impl Training<'_> {
     }
 
     /// Reports the figures up to `step` steps, and on rank 0 writes them down.
-    fn record(&mut self, course: &mut Course, figures: &Figures, context: &JobContext) {
+    fn record(&mut self, course: &mut Course, figures: &Figures, skipped: usize, context: &JobContext) {
         let spent = context.reporter.activity().pulse().spent;
         let busy = context.collective.busy();
         let (spent_before, busy_before) = std::mem::replace(&mut course.booked, (spent, busy));
@@ -248,7 +253,7 @@ impl Training<'_> {
             ("collective", recent.collective / seconds),
             ("communication", busy / seconds),
             ("checkpoint", recent.checkpoint / seconds),
-            ("skipped_steps", figures.skipped.len() as f64),
+            ("skipped_steps", skipped as f64),
             ("seconds", seconds),
         ];
         let rates = self.recipe.learning_rates(step - 1);

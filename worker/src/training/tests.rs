@@ -191,6 +191,26 @@ fn the_loss_goes_down_and_everything_is_written_down() {
     assert!(parts.keys().eq(names.iter()), "{parts:?}");
 }
 
+/// Looking closely changes nothing but the time that it takes.
+#[test]
+fn a_profile_names_the_parts_of_the_step_and_leaves_the_weights_alone() {
+    let lab = Lab::new();
+    let (plain, profiled) = (lab.config(&["run.name=run", "train.steps=8"]), lab.config(&["run.name=run", "train.steps=8"]));
+    lab.train(&plain, 1).unwrap();
+    let expected = lab.newest(&plain).1;
+    fs::remove_dir_all(lab.path("run")).unwrap();
+    let mut context = lab.context(&profiled, Place::alone(1), Communicator::alone(Arc::default()));
+    context.profile = 2;
+    jobs::run(Job::Train, &mut context).unwrap();
+    assert_eq!(lab.newest(&profiled).1, expected);
+    let trace = fs::read(lab.path("run/profile/gen-001-rank-00000.json")).unwrap();
+    let trace: Value = serde_json::from_slice(&trace).unwrap();
+    let names: Vec<&str> = trace["traceEvents"].as_array().unwrap().iter().filter_map(|event| event["name"].as_str()).collect();
+    let count = |name: &str| names.iter().filter(|found| **found == name).count();
+    assert_eq!((count("forward"), count("backward"), count("optimizer")), (2, 2, 2));
+    assert!(count("aten::_fused_adamw_") >= 2, "operations are in it too");
+}
+
 #[test]
 fn a_run_resumed_from_any_checkpoint_ends_bit_equal() {
     let lab = Lab::new();

@@ -29,8 +29,15 @@ pub struct Figures {
     pub loss: f64,
     /// Gradient norm of the last of them, before clipping.
     pub grad_norm: f64,
-    /// Number of steps.
+    /// Number of steps, with those that were skipped.
     pub steps: usize,
+}
+
+/// What a window held.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Closed {
+    /// None if no step has any.
+    pub figures: Option<Figures>,
     /// Steps that changed nothing, counted from 1.
     pub skipped: Vec<u64>,
 }
@@ -55,11 +62,11 @@ impl Window {
         self.steps.push((step, loss, grad_norm));
     }
 
-    /// The figures, none if no step has any; a new window begins.
+    /// What was collected; a new window begins.
     ///
     /// # Errors
     /// A loss or gradient norm that is not finite, naming the first step that has one; where such steps are skipped, a hundred in a row.
-    pub fn close(&mut self) -> Result<Option<Figures>, NotFinite> {
+    pub fn close(&mut self) -> Result<Closed, NotFinite> {
         let steps = std::mem::take(&mut self.steps);
         let (mut losses, mut last_norm, mut skipped) = (0.0, f64::NAN, Vec::new());
         for (step, loss, grad_norm) in &steps {
@@ -80,10 +87,8 @@ impl Window {
             }
         }
         let counted = steps.len() - skipped.len();
-        for step in &skipped {
-            tracing::warn!("step {step} was skipped: its gradients were not finite");
-        }
-        Ok((counted > 0).then(|| Figures { loss: losses / counted as f64, grad_norm: last_norm, steps: steps.len(), skipped }))
+        let figures = (counted > 0).then(|| Figures { loss: losses / counted as f64, grad_norm: last_norm, steps: steps.len() });
+        Ok(Closed { figures, skipped })
     }
 }
 
@@ -105,19 +110,19 @@ mod tests {
     #[test]
     fn means_over_the_window_and_the_first_step_without_a_number() {
         let mut fine = window(NotFinitePolicy::Stop, &[(1, 1.0, 3.0), (2, 2.0, 4.0)]);
-        assert_eq!(fine.close(), Ok(Some(Figures { loss: 1.5, grad_norm: 4.0, steps: 2, skipped: vec![] })));
-        assert_eq!(fine.close(), Ok(None), "a closed window is empty");
+        assert_eq!(fine.close().unwrap().figures, Some(Figures { loss: 1.5, grad_norm: 4.0, steps: 2 }));
+        assert_eq!(fine.close(), Ok(Closed::default()), "a closed window is empty");
         let error = window(NotFinitePolicy::Stop, &BROKEN).close().unwrap_err();
         assert_eq!((error.step, error.figure), (4, "the gradient norm"));
     }
 
     #[test]
     fn skipped_steps_do_not_count_until_they_are_too_many() {
-        let figures = window(NotFinitePolicy::Skip, &BROKEN).close().unwrap().unwrap();
-        assert_eq!(figures, Figures { loss: 1.5, grad_norm: 4.0, steps: 4, skipped: vec![4, 5] });
+        let closed = window(NotFinitePolicy::Skip, &BROKEN).close().unwrap();
+        assert_eq!(closed, Closed { figures: Some(Figures { loss: 1.5, grad_norm: 4.0, steps: 4 }), skipped: vec![4, 5] });
         let nothing = |from: u64, to: u64| (from..to).map(|step| (step, f64::NAN, f64::NAN)).collect::<Vec<_>>();
         let mut long = window(NotFinitePolicy::Skip, &nothing(0, 60));
-        assert_eq!(long.close(), Ok(None));
+        assert_eq!(long.close().unwrap().figures, None);
         for (step, loss, norm) in nothing(60, 100) {
             long.push(step, Tensor::from(loss), Tensor::from(norm));
         }

@@ -70,7 +70,7 @@ pub struct Memory {
     pub batches: u64,
     /// Blocks of the data set, as many as `data.cache_mib` allows; fewer if the data set is smaller.
     pub cache: u64,
-    /// On rank 0: the copy of the state that becomes a checkpoint, and its files before they are written.
+    /// The copy of the worker's share of the state that becomes a checkpoint.
     pub checkpoint: u64,
     /// Libraries and their own tables.
     pub process: u64,
@@ -102,8 +102,7 @@ pub fn memory(config: &Config, rows_per_worker: usize) -> Memory {
         activations: product(&[2, weights]).max(activations(config, pass).saturating_add(weights)),
         batches: product(&[prepared, rows, sample(config)]),
         cache: product(&[config.data.cache_mib as u64, 1 << 20]),
-        // The copy has the size of the state; so have its files; and the last of them, the moments, exists in two stages more.
-        checkpoint: product(&[8, weights]).saturating_add(product(&[2, average])),
+        checkpoint: share_of_checkpoint(config, weights.saturating_mul(3).saturating_add(average)),
         process: PROCESS,
     }
 }
@@ -124,6 +123,13 @@ pub fn micro_batch_within(config: &Config, rows_per_worker: usize, bytes: u64) -
         if fits(middle) { fitting = middle } else { too_many = middle }
     }
     (fitting > 0).then_some(fitting)
+}
+
+/// Bytes of the largest share when all workers share a state of `total` bytes. What is shared are parts, the largest of which are those of
+/// the UNet.
+fn share_of_checkpoint(config: &Config, total: u64) -> u64 {
+    let workers = config.cluster.nodes.saturating_mul(config.cluster.workers_per_node).max(1) as u64;
+    total.div_ceil(workers).max(product(&[F32, parameters(config).unet]))
 }
 
 /// Bytes of an image and its moments as they come from the data set.
