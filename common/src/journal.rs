@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Checkup, FailureKind};
+use crate::control::{Checkup, FailureKind, Setback};
 use crate::job::Job;
 
 /// One line of the journal.
@@ -99,6 +99,8 @@ pub enum Event {
         /// Steps done.
         step: u64,
     },
+    /// The gradients of a step were no numbers, and training went on nevertheless.
+    Setback(Setback),
     /// A checkpoint is complete.
     CheckpointCommitted {
         /// Optimizer steps it holds.
@@ -254,6 +256,7 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::control::SetbackKind;
 
     fn failure() -> Event {
         Event::Failed {
@@ -273,6 +276,23 @@ mod tests {
         std::fs::write(&path, format!("{line}\n")).unwrap();
         let entries = read(&path).unwrap();
         assert_eq!(entries[0].event, Event::Failed { rank: Some(1), host: None, step: 612, kind: None, log: Vec::new() });
+    }
+
+    #[test]
+    fn setbacks_read_back_and_are_told_in_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let setbacks = [SetbackKind::Skipped, SetbackKind::BackTo(500)].map(|kind| Setback { step: 512, kind });
+        let mut journal = Journal::open(&path).unwrap();
+        setbacks.iter().for_each(|setback| journal.append(1, Event::Setback(*setback), setback.to_string()).unwrap());
+        let entries = read(&path).unwrap();
+        assert_eq!(
+            entries.iter().map(|entry| &entry.event).collect::<Vec<_>>(),
+            setbacks.map(Event::Setback).iter().collect::<Vec<_>>()
+        );
+        assert_eq!(entries[0].reason, "step 512 was skipped: its gradients were no numbers");
+        let back = "went back from step 512, whose gradients were no numbers, to the checkpoint of step 500";
+        assert_eq!(entries[1].reason, back);
     }
 
     #[test]

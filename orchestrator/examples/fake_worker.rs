@@ -8,7 +8,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::backend::{Collective, Device};
-use common::control::{Activity, Checkup, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role};
+use common::control::{
+    Activity, Checkup, ControlClient, Failure, FailureKind, FromWorker, Hello, Progress, Role, Setback, SetbackKind,
+};
 use common::job::Job;
 use common::run_dir::RunDir;
 
@@ -121,6 +123,12 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         done += 1;
         let fields = [("loss".to_owned(), 1.0 / done as f64)].into();
         client.send(FromWorker::Progress(Progress { done, total: TOTAL, unit: "scenes".into(), rate: 100.0, fields }));
+        if done == FATE && act("skip") {
+            client.send(FromWorker::Setback(Setback { step: done, kind: SetbackKind::Skipped }));
+        }
+        if done == FATE && act("back") {
+            client.send(FromWorker::Setback(Setback { step: done, kind: SetbackKind::BackTo(FATE / 2) }));
+        }
         if done == FATE && act("abort") {
             std::process::abort();
         }

@@ -193,7 +193,7 @@ fn devices_are_compared_before_the_first_step_and_mixed_ones_end_the_launch() {
     let output = launch("NVIDIA H200=700,NVIDIA H200=300");
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let (text, host) = (String::from_utf8_lossy(&output.stdout).into_owned(), common::place::host_name());
-    let devices = format!("2 x NVIDIA H200, matrix products at 300 (rank 1 on {host}) to 700 TFLOP/s, all-reduce at 300 GB/s");
+    let devices = format!("2 x NVIDIA H200, matmul 300 (rank 1 on {host}) to 700 TFLOP/s, all-reduce 300 GB/s; one stands out");
     let outlier =
         format!("rank 1 on {host}: matrix products at 300 TFLOP/s, the others' median is 700: is the device throttled, or shared?");
     for words in [&devices, &outlier] {
@@ -211,6 +211,27 @@ fn devices_are_compared_before_the_first_step_and_mixed_ones_end_the_launch() {
     let line = one_line(&launch("NVIDIA H200=700,NVIDIA A100=300"));
     let mixed = format!("error: mixed devices: NVIDIA A100 is on rank 1 ({host}), NVIDIA H200 is on rank 0 ({host}); ");
     assert!(line.starts_with(&mixed) && line.contains("cluster.slurm.constraint"), "{line}");
+}
+
+#[test]
+fn steps_whose_gradients_are_no_numbers_are_told_without_ending_the_run() {
+    let told = [
+        ("skip:0:99", "step 8 was skipped: its gradients were no numbers", "setbacks      1 step skipped: "),
+        (
+            "back:0:99",
+            "went back from step 8, whose gradients were no numbers, to the checkpoint of step 4",
+            "setbacks      went back to a checkpoint 1 time: ",
+        ),
+    ];
+    for (fate, sentence, counted) in told {
+        let lab = Lab::new(fate);
+        let output = lab.launch(&[&NCCL[..], &["--workers", "1"]].concat());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == sentence));
+        let ask = |command: &str| String::from_utf8(lab.command(&[command, "runs/quickstart"]).output().unwrap().stdout).unwrap();
+        assert!(ask("why").contains(&format!("  {sentence}\n")), "{}", ask("why"));
+        assert!(ask("status").contains(counted), "{}", ask("status"));
+    }
 }
 
 #[test]

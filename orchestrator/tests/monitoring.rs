@@ -237,18 +237,20 @@ fn status_and_top_show_the_devices_and_how_well_they_are_used() {
     let rate = |rank: usize, tflops: f64| json!({"rank": rank, "host": "n000", "tflops": tflops});
     let checkup = json!({"device": "NVIDIA H200", "workers": 16, "slowest": rate(3, 640.0), "fastest": rate(0, 752.0), "total_tflops": 11840.0,
         "all_reduce_gbps": 310.0, "outliers": (3..9).map(outlier).collect::<Vec<_>>(), "more_outliers": 2});
-    lab.status(&run, 16, json!({"checkup": checkup, "utilisation": 0.43}));
-    for command in [&["status", "runs/a"][..], &["top", "runs/a", "--once"]] {
-        let text = lab.ask(command);
+    lab.status(&run, 16, json!({"checkup": checkup, "utilisation": 0.43, "setbacks": {"skipped": 2, "back": 1}}));
+    let (status, top) = (lab.ask(&["status", "runs/a"]), lab.ask(&["top", "runs/a", "--once"]));
+    for words in ["rank 6 on n000: it is slow\n", "and 4 more that stand out\n"] {
+        assert!(status.contains(words), "{words} is not in {status}");
+    }
+    assert!(!status.contains("rank 7 on n000: it"), "{status}");
+    for text in [status, top] {
         for words in [
-            "16 x NVIDIA H200, matrix products at 640 (rank 3 on n000) to 752 TFLOP/s, all-reduce at 310 GB/s\n",
-            "rank 6 on n000: it is slow\n",
-            "and 4 more that stand out\n",
+            "16 x NVIDIA H200, matmul 640 (rank 3 on n000) to 752 TFLOP/s, all-reduce 310 GB/s; 8 stand out\n",
             "MFU 43 % of 11840 TFLOP/s measured\n",
+            "2 steps skipped, went back to a checkpoint 1 time: gradients were no numbers\n",
         ] {
             assert!(text.contains(words), "{words} is not in {text}");
         }
-        assert!(!text.contains("rank 7 on n000: it"), "{text}");
     }
     assert_eq!(lab.ask_json(&["status", "runs/a"])[0]["utilisation"], json!(0.43));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::reports::Checkup;
+use super::reports::{Checkup, Setback};
 
 /// From a worker to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum FromWorker {
         /// Units done in all.
         step: u64,
     },
+    /// From rank 0: the gradients of a step were no numbers, and that does not end the run.
+    Setback(Setback),
     /// A checkpoint of `step` is complete and verified: restarts are free again.
     CheckpointCommitted {
         /// Optimizer steps that the checkpoint holds.

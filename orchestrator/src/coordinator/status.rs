@@ -9,7 +9,7 @@ use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm::Allocation;
-use crate::supervisor::{Findings, Recent, State, Supervisor, Worker};
+use crate::supervisor::{Findings, Recent, Setbacks, State, Supervisor, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub(crate) struct Status {
     pub(crate) checkpoint_committed: Option<String>,
     /// Seconds from the wish to save to the commit, the longest of this launch.
     pub(crate) checkpoint_seconds: Option<f64>,
+    /// How often training went on after gradients that were no numbers.
+    #[serde(default)]
+    pub(crate) setbacks: Setbacks,
     /// Restarts since that checkpoint.
     pub(crate) restarts: usize,
     /// The newest failure.
@@ -127,6 +130,7 @@ impl Status {
             checkpoint: None,
             checkpoint_committed: None,
             checkpoint_seconds: None,
+            setbacks: Setbacks::default(),
             restarts: 0,
             failure: None,
             exit_code: None,
@@ -160,6 +164,7 @@ impl Status {
             self.checkpoint_committed = Some(now());
         }
         self.checkpoint_seconds = Some(supervisor.longest_save()).filter(|seconds| *seconds > 0.0);
+        self.setbacks = supervisor.setbacks();
         self.restarts = supervisor.restarts();
         self.failure = supervisor.failure().map(ToString::to_string);
     }

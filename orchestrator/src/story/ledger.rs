@@ -15,8 +15,8 @@
 //! has requeued it, and the time between is queue.
 //!
 //! Work is cut by records. A record covers the `seconds` that it says (or all since the record before), and the steps since the
-//! record before. Steps up to the highest step of an earlier generation were done before: their part of the time is redone work, whatever
-//! it consisted of. Of the rest, the record's shares are data stall, collective and checkpoint, and what remains is useful.
+//! record before. Steps up to the highest step of an earlier generation, or of this one before it went back to a checkpoint, were done
+//! before: their part of the time is redone work, whatever it consisted of. Of the rest, the record's shares are data stall, collective and checkpoint, and what remains is useful.
 //!
 //! After the last record, a failure that says how many steps were done accounts for them at the pace of the last record; what is left
 //! went by before anybody noticed, and is restart. A generation that ends in order makes a record and then saves: what is left is
@@ -27,6 +27,7 @@
 
 use std::time::Duration;
 
+use common::control::{Setback, SetbackKind};
 use common::journal::{Entry, Event};
 
 use super::books::{Book, Books, take};
@@ -235,6 +236,11 @@ impl Clerk {
             Event::Running if self.old && matches!(self.doing, Doing::Starting | Doing::Recovering) && !self.failed => {
                 self.book_doing(when);
                 self.doing = Doing::Working(None);
+            }
+            Event::Setback(Setback { step, kind: SetbackKind::BackTo(saved) }) if matches!(self.doing, Doing::Working(_)) => {
+                self.book_doing(when);
+                self.reached = self.reached.max(self.highest).max(step.saturating_sub(1));
+                (self.doing, self.highest) = (Doing::Working(Some(*saved)), *saved);
             }
             Event::CheckpointCommitted { seconds, .. } => {
                 self.ledger.checkpoints += 1;

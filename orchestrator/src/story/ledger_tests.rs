@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::control::{Setback, SetbackKind};
 use common::journal::{Entry, Event};
 use proptest::prelude::*;
 
@@ -67,6 +68,16 @@ fn a_failure_costs_what_went_unnoticed_the_restart_and_the_steps_done_again() {
 }
 
 #[test]
+fn steps_after_a_way_back_to_a_checkpoint_are_done_again() {
+    let back = Event::Setback(Setback { step: 26, kind: SetbackKind::BackTo(16) });
+    let entries = [at(0.0, 1, launched(None)), at(0.0, 1, started()), at(10.0, 1, first(1)), at(35.0, 1, back)];
+    let records = [record(20.0, 1, 11, 10.0), record(30.0, 1, 21, 10.0), record(50.0, 1, 31, 15.0)];
+    // 25 steps in as many seconds; then 15 in 15, of which 9 had been done.
+    let expected = [(Book::Useful, 31), (Book::Redone, 9), (Book::Start, 10)];
+    assert_eq!(books(&entries, &records, present(50.0, 50.0)), expected);
+}
+
+#[test]
 fn between_two_launches_nobody_is_in_charge_unless_slurm_is() {
     let run = |job: Option<&str>, from: f64, generation| {
         vec![at(from, generation, launched(job)), at(from, generation, started()), at(from + 1.0, generation, first(1))]
@@ -106,6 +117,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Running),
         (0_u64..50).prop_map(first),
         (0_u64..50).prop_map(|step| Event::CheckpointCommitted { step, seconds: 1.0 }),
+        (0_u64..50, 0_u64..50).prop_map(|(step, saved)| Event::Setback(Setback { step, kind: SetbackKind::BackTo(saved) })),
         (0_u64..50).prop_map(failed),
         Just(Event::StopRequested),
         Just(Event::Requeued { slurm_job: "7".into() }),

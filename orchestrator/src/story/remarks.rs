@@ -14,12 +14,13 @@ pub(crate) struct Remark {
     pub(crate) text: String,
 }
 
-/// Devices that stood out before the first step, of one generation, oldest first.
+/// Devices that stood out before the first step, and steps whose gradients were no numbers, of one generation, oldest first.
 pub(crate) fn remarks(entries: &[Entry], generation: u64) -> Vec<Remark> {
     let own = entries.iter().filter(|entry| entry.generation == generation);
     let remark = |entry: &Entry| {
         let text = match &entry.event {
             Event::Outlier { rank, host } => format!("rank {rank} on {host}: {}", entry.reason),
+            Event::Setback(setback) => setback.to_string(),
             _ => return None,
         };
         Some(Remark { time: entry.time.clone(), generation, text })
@@ -31,14 +32,17 @@ pub(crate) fn remarks(entries: &[Entry], generation: u64) -> Vec<Remark> {
 mod tests {
     use super::super::testing::{at, started};
     use super::*;
+    use common::control::{Setback, SetbackKind};
 
     #[test]
     fn remarks_are_those_of_one_generation() {
         let outlier = |rank| Event::Outlier { rank, host: "n02".into() };
+        let skipped = Event::Setback(Setback { step: 7, kind: SetbackKind::Skipped });
         let mut entries = vec![at(0.0, 1, started()), at(1.0, 1, outlier(3)), at(2.0, 2, started()), at(3.0, 2, outlier(5))];
+        entries.insert(2, at(1.5, 1, skipped));
         entries[1].reason = "it is slow".into();
         let texts = |generation| remarks(&entries, generation).into_iter().map(|remark| remark.text).collect::<Vec<_>>();
-        assert_eq!(texts(1), ["rank 3 on n02: it is slow"]);
+        assert_eq!(texts(1), ["rank 3 on n02: it is slow", "step 7 was skipped: its gradients were no numbers"]);
         assert_eq!((texts(2).len(), texts(3).len()), (1, 0));
     }
 }

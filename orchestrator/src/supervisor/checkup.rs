@@ -70,7 +70,7 @@ pub(crate) struct Outlier {
 }
 
 impl Findings {
-    /// `8 x NVIDIA H200, matrix products at 741 (rank 3 on n1) to 752 TFLOP/s, all-reduce at 310 GB/s`.
+    /// `8 x NVIDIA H200, matmul 581 (rank 3 on n1) to 752 TFLOP/s, all-reduce 310 GB/s; one stands out`.
     pub(crate) fn sentence(&self) -> String {
         let Self { device, workers, slowest, fastest, .. } = self;
         let (least, most) = (figure(slowest.tflops), figure(fastest.tflops));
@@ -78,8 +78,13 @@ impl Findings {
             true => format!("{most} TFLOP/s"),
             false => format!("{least} (rank {} on {}) to {most} TFLOP/s", slowest.rank, slowest.host),
         };
-        let all_reduce = self.all_reduce_gbps.map_or_else(String::new, |rate| format!(", all-reduce at {} GB/s", figure(rate)));
-        format!("{workers} x {device}, matrix products at {rates}{all_reduce}")
+        let all_reduce = self.all_reduce_gbps.map_or_else(String::new, |rate| format!(", all-reduce {} GB/s", figure(rate)));
+        let outliers = match self.outliers.len() + self.more_outliers {
+            0 => String::new(),
+            1 => "; one stands out".into(),
+            more => format!("; {more} stand out"),
+        };
+        format!("{workers} x {device}, matmul {rates}{all_reduce}{outliers}")
     }
 }
 
@@ -234,12 +239,9 @@ mod tests {
         let findings = judged(&[740.0, 752.0, 738.5, 745.0].map(checkup)).unwrap().unwrap();
         assert_eq!(findings.outliers, []);
         assert!((findings.total_tflops - 2975.5).abs() < 1e-9);
-        assert_eq!(
-            findings.sentence(),
-            "4 x NVIDIA H200, matrix products at 738 (rank 2 on n1) to 752 TFLOP/s, all-reduce at 225 GB/s"
-        );
+        assert_eq!(findings.sentence(), "4 x NVIDIA H200, matmul 738 (rank 2 on n1) to 752 TFLOP/s, all-reduce 225 GB/s");
         let alone = judged(&[Checkup { all_reduce_gbps: None, ..checkup(1.234) }]).unwrap().unwrap();
-        assert_eq!(alone.sentence(), "1 x NVIDIA H200, matrix products at 1.23 TFLOP/s");
+        assert_eq!(alone.sentence(), "1 x NVIDIA H200, matmul 1.23 TFLOP/s");
         assert_eq!(judged(&[]), Ok(None));
     }
 

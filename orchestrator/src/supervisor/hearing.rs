@@ -1,6 +1,6 @@
 //! What the supervisor makes of what it hears: greetings, messages, and the ends of connections and processes.
 
-use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, Role, ToWorker};
+use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, Role, Setback, SetbackKind, ToWorker};
 use common::journal;
 
 use super::checkup::{self, Outlier};
@@ -111,6 +111,9 @@ impl Supervisor {
                     self.record(journal::Event::FirstStep { step }, "the first step of this generation is done");
                 }
             }
+            FromWorker::Setback(setback) if rank == 0 => self.set_back(setback, now),
+            // It is the same on all ranks.
+            FromWorker::Setback(_) => {}
             FromWorker::CheckpointCommitted { step, seconds } => self.checkpoint_committed(step, seconds, now),
             FromWorker::Failed(failure) => {
                 worker.finished = true;
@@ -154,6 +157,19 @@ impl Supervisor {
             }
             FromWorker::Stacks { text } => self.stacks_told(rank, &text, now),
             _ => {}
+        }
+    }
+
+    /// Training goes on, from the next step or from an earlier one.
+    fn set_back(&mut self, setback: Setback, now: Time) {
+        self.record(journal::Event::Setback(setback), setback.to_string());
+        match setback.kind {
+            SetbackKind::Skipped => self.setbacks.skipped += 1,
+            SetbackKind::BackTo(step) => {
+                self.setbacks.back += 1;
+                self.workers.go_back(step);
+                self.pace.go_back(step, now);
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use super::hosts::Hosts;
 use super::pace::{Pace, Recent};
 use super::suspicion::{Candidate, Suspicion, Telling};
 use super::workers::Workers;
-use super::{Command, Event, Failure, Options, State, StopReason, Time};
+use super::{Command, Event, Failure, Options, Setbacks, State, StopReason, Time};
 
 /// Time between two looks for stragglers.
 const LOOK: Time = Time::from_secs(1);
@@ -38,6 +38,7 @@ pub(crate) struct Supervisor {
     pub(super) restarts: usize,
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
+    pub(super) setbacks: Setbacks,
     pub(super) summary: Value,
     pub(super) stop: Option<(StopReason, Time)>,
     pub(super) deadline: Option<Time>,
@@ -86,6 +87,7 @@ impl Supervisor {
             restarts: 0,
             checkpoint: None,
             longest_save: 0.0,
+            setbacks: Setbacks::default(),
             summary: Value::Null,
             stop: None,
             deadline: None,
@@ -178,6 +180,11 @@ impl Supervisor {
     /// The longest save of this launch in seconds.
     pub(crate) fn longest_save(&self) -> f64 {
         self.longest_save
+    }
+
+    /// How often training went on after gradients that were no numbers.
+    pub(crate) fn setbacks(&self) -> Setbacks {
+        self.setbacks
     }
 
     /// Restarts since that checkpoint.

@@ -168,6 +168,15 @@ pub(crate) enum Command {
     Finish(Outcome),
 }
 
+/// How often training went on after gradients that were no numbers, in this launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Setbacks {
+    /// Steps that were skipped.
+    pub(crate) skipped: u64,
+    /// Ways back to a checkpoint.
+    pub(crate) back: u64,
+}
+
 /// The first failure of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

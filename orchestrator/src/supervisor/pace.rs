@@ -14,6 +14,8 @@ const FACTOR: u32 = 5;
 const SLOW: Duration = Duration::from_secs(600);
 /// What a rank did lately is what it did over this long.
 const WINDOW: Duration = Duration::from_secs(30);
+/// After training went back, words about steps before that may still be on their way.
+const ECHO: Duration = Duration::from_secs(3);
 /// A rank whose steps take this many times the median rank's keeps the others waiting.
 const STRAGGLER: f64 = 1.5;
 
@@ -23,6 +25,8 @@ pub(super) struct Pace {
     step: Option<u64>,
     advanced: Time,
     longest: Duration,
+    /// When training last went back to an earlier step.
+    went_back: Option<Time>,
     history: HashMap<usize, VecDeque<(Time, Pulse)>>,
 }
 
@@ -58,9 +62,17 @@ impl Pace {
 
     /// Takes note that somebody has done `step` steps, and so all ranks have computed that step.
     pub(super) fn observe(&mut self, step: u64, now: Time) {
-        if self.step.is_some_and(|before| step > before) {
+        let echo = self.went_back.is_some_and(|then| now.saturating_sub(then) < ECHO);
+        if !echo && self.step.is_some_and(|before| step > before) {
             self.longest = self.longest.max(now.saturating_sub(self.advanced));
             (self.step, self.advanced) = (Some(step), now);
+        }
+    }
+
+    /// All ranks go back to `step` and go on from there.
+    pub(super) fn go_back(&mut self, step: u64, now: Time) {
+        if self.has_begun() {
+            (self.step, self.advanced, self.went_back) = (Some(step), now, Some(now));
         }
     }
 
@@ -134,10 +146,25 @@ mod tests {
         pace.observe(40, seconds(1));
         assert_eq!(pace.deadline(least, &nobody), SLOW, "resumed at step 40, which nobody has computed yet");
         pace.begin(41, seconds(90));
-        assert_eq!(pace.deadline(least, &nobody), least, "the first step took 89 s, which is not learned");
+        assert_eq!(pace.deadline(least, &nobody), SLOW, "the first step took 89 s, which is not learned, and no other was seen");
         pace.observe(42, seconds(93));
         assert_eq!(pace.deadline(least, &nobody), seconds(15));
         assert_eq!(pace.waited(seconds(100)), seconds(7));
+    }
+
+    #[test]
+    fn steps_done_again_count_as_getting_on_and_late_words_about_those_before_do_not() {
+        let (mut pace, seconds) = (Pace::start(Time::ZERO), Duration::from_secs);
+        pace.go_back(0, seconds(1));
+        assert!(!pace.has_begun(), "nothing was done yet");
+        pace.begin(11, seconds(10));
+        pace.observe(40, seconds(20));
+        pace.go_back(10, seconds(30));
+        pace.observe(39, seconds(31));
+        assert_eq!((pace.step(), pace.waited(seconds(32))), (10, seconds(2)));
+        pace.observe(14, seconds(34));
+        assert_eq!((pace.step(), pace.waited(seconds(35))), (14, seconds(1)));
+        assert_eq!(pace.longest(), seconds(10));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use common::control::{
-    Checkup, Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Spent, ToWorker,
+    Checkup, Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Setback,
+    SetbackKind, Spent, ToWorker,
 };
 use common::job::Job;
 use common::journal;
@@ -683,4 +684,28 @@ fn devices_are_judged_once_all_have_been_tried_and_again_in_the_next_generation(
     (0..WORLD).for_each(|rank| drop(story.guard_says(rank, ended(ProcessEnd::Signal(9)))));
     assert_eq!(story.outcome().map(Outcome::exit_code), Some(2), "no restart makes one kind of them");
     assert!(story.failures()[1].1.starts_with("mixed devices: A100 is on rank 2 (h), H200 is on ranks 0-1 (h)"));
+}
+
+#[test]
+fn training_that_goes_back_is_neither_a_failure_nor_a_hang() {
+    let mut story = Story::guarded(options());
+    let say_all = |story: &mut Story, step| (0..WORLD).for_each(|rank| drop(story.say(rank, pulse(step))));
+    for step in 2..=100 {
+        story.now += Duration::from_secs(1);
+        say_all(&mut story, step);
+        story.feed(Event::Tick);
+    }
+    for rank in 0..WORLD {
+        story.say(rank, FromWorker::Setback(Setback { step: 101, kind: SetbackKind::BackTo(1) }));
+    }
+    story.say(0, FromWorker::Setback(Setback { step: 5, kind: SetbackKind::Skipped }));
+    // What was on its way, and then 99 seconds until a new step: longer than any step may take.
+    say_all(&mut story, 100);
+    for step in 2..=100 {
+        story.now += Duration::from_secs(1);
+        say_all(&mut story, step);
+        assert_eq!(story.feed(Event::Tick), [], "step {step} is done again");
+    }
+    let told = story.events().into_iter().filter(|event| matches!(event, journal::Event::Setback(_))).count();
+    assert_eq!((told, story.supervisor.setbacks().skipped, story.supervisor.setbacks().back), (2, 1, 1), "rank 0 speaks for all");
 }

@@ -116,6 +116,12 @@ impl Workers {
         })
     }
 
+    /// All of them go on from an earlier step.
+    pub(super) fn go_back(&mut self, step: u64) {
+        let workers = self.members.iter_mut().filter_map(|member| member.worker.as_mut());
+        workers.for_each(|worker| worker.step = worker.step.min(step));
+    }
+
     /// The worker with that rank.
     pub(super) fn rank(&self, rank: usize) -> Option<&Worker> {
         self.members.get(rank)?.worker.as_ref()

@@ -11,7 +11,7 @@ use crate::commands::why;
 use crate::commands::words::{brief, brief_seconds, counted, names, percent};
 use crate::coordinator::{Status, describe, significant};
 use crate::observe::{Forecast, Observer, Queue, Standing, View};
-use crate::supervisor::Findings;
+use crate::supervisor::{Findings, Setbacks};
 
 /// Of the workers whose devices stand out, so many are named.
 const OUTLIERS: usize = 4;
@@ -44,6 +44,7 @@ pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'sta
     facts.push(("goodput", goodput.unwrap_or_else(|| "ask `orchestrator goodput`: there are many records".into())));
     let lost = status.map(|status| names(&status.lost_hosts, 4)).filter(|lost| !lost.is_empty());
     facts.extend(lost.map(|lost| ("lost hosts", lost)));
+    facts.extend(status.and_then(|status| setbacks(status.setbacks)).map(|text| ("setbacks", text)));
     facts.extend(view.failure.as_ref().map(|failure| ("last failure", why::headline(failure))));
     facts
 }
@@ -138,6 +139,15 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
         rows.push((if field("loss").is_some() { "loss" } else { "speed" }, figures.join(", ")));
     }
     rows
+}
+
+/// How often gradients were no numbers, if they ever were.
+fn setbacks(Setbacks { skipped, back }: Setbacks) -> Option<String> {
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let skipped = (skipped > 0).then(|| format!("{} skipped", counted(count(skipped), "step")));
+    let back = (back > 0).then(|| format!("went back to a checkpoint {}", counted(count(back), "time")));
+    let words: Vec<String> = skipped.into_iter().chain(back).collect();
+    (!words.is_empty()).then(|| format!("{}: gradients were no numbers", words.join(", ")))
 }
 
 /// What the workers' devices can do, and those that stand out.

@@ -52,6 +52,8 @@ impl Board {
         let status = observer.status.as_ref();
         let workers = status.filter(|_| alive).map(|status| &status.workers[..]).unwrap_or_default();
         let mut facts = facts(observer, view);
+        // `status` has the place for details.
+        facts.retain(|(name, _)| !name.is_empty());
         // The bar says so already.
         let progress = facts.iter().position(|(name, _)| *name == "progress").map(|place| facts.remove(place).1);
         let share = status.and_then(|status| status.progress.as_ref()).filter(|progress| progress.total > 0);

@@ -40,6 +40,8 @@ fn launch(page: &mut Page, status: &Status) {
     page.count("lsd_world_size", "Workers that the generation has.", status.world as u64);
     page.count("lsd_workers_connected", "Workers that are connected.", connected as u64);
     page.count("lsd_lost_hosts", "Hosts that the generation does without.", status.lost_hosts.len() as u64);
+    page.count("lsd_steps_skipped", "Steps skipped for gradients that were no numbers.", status.setbacks.skipped);
+    page.count("lsd_ways_back", "Ways back to a checkpoint for gradients that were no numbers.", status.setbacks.back);
     page.count("lsd_restarts", "Restarts since the newest checkpoint.", status.restarts as u64);
     page.time("lsd_updated_timestamp_seconds", "When these figures were taken.", Some(&status.updated));
     page.time("lsd_started_timestamp_seconds", "When the launch began.", Some(&status.started));
@@ -147,6 +149,7 @@ mod tests {
         status.workers[1].compute_per_step = None;
         status.workers[1].matmul_tflops = Some(741.5);
         status.utilisation = Some(0.43);
+        status.setbacks.skipped = 5;
         let page = render(&status);
         for line in [
             r#"lsd_info{job="train",slurm_job="4711",coordinator_host="a\"b\\c\nd"} 1"#,
@@ -156,6 +159,8 @@ mod tests {
             "lsd_steps_per_second +Inf",
             "lsd_checkpoint_step 1000",
             "lsd_model_flops_utilisation 0.43",
+            "lsd_steps_skipped 5",
+            "lsd_ways_back 0",
             r#"lsd_worker_matmul_tflops{rank="1",host="n000"} 741.5"#,
             "lsd_updated_timestamp_seconds 1789998400",
             r#"lsd_worker_time_share{rank="1",host="n000",phase="compute"} 0.8"#,
