@@ -9,14 +9,12 @@ target=${CARGO_TARGET_DIR:-target}
 pack=${1:-target/gpu-pack}
 limit_mib=60
 
-cargo build --release --locked --package worker --no-default-features --bin worker --example step_speed --example device
+cargo build --release --locked --no-default-features --package worker --package orchestrator --bins --example step_speed --example device
 rm -rf "$pack"
 mkdir -p "$pack/release/examples" "$pack/python" "$pack/tests"
-for binary in worker examples/step_speed examples/device; do
+for binary in worker orchestrator examples/step_speed examples/device; do
     strip -o "$pack/release/$binary" "$target/release/$binary"
 done
-cargo build --release --locked --package orchestrator --bin orchestrator
-strip -o "$pack/release/orchestrator" "$target/release/orchestrator"
 
 cp -r configs "$pack/configs"
 cp -r tests/peers tests/gpu "$pack/tests/"

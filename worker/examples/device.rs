@@ -4,7 +4,8 @@
 //! Usage: `device status`, `device gradients CONFIG cpu|cuda [KEY=VALUE ...]`, `device adamw cpu|cuda`
 
 use anyhow::{Result, bail, ensure};
-use common::config::{Config, OptimizerConfig, load};
+use common::config::{Config, OptimizerConfig, TrainConfig, load};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
@@ -76,7 +77,7 @@ fn compare_gradients(config: &Config, device: Device) -> Result<()> {
 }
 
 /// The recipe in that precision and in micro batches, with gradients left as they are.
-fn train_config(config: &Config, precision: &str, micro_batch: usize) -> Result<common::config::TrainConfig> {
+fn train_config(config: &Config, precision: &str, micro_batch: usize) -> Result<TrainConfig> {
     let mut train = config.train.clone();
     train.precision = serde_json::from_value(precision.into())?;
     (train.global_batch, train.micro_batch, train.clip_norm) = (ROWS, Some(micro_batch), 0.0);
@@ -95,7 +96,7 @@ fn gradients(config: &Config, device: Device, kind: Kind) -> Result<Vec<(String,
     let recipe = StepRecipe::new(config, 1.0, device);
     recipe.run(&mut state, &batch(config, sizes).to_device(device), false, &reducer, &mut Laps::default())?;
     let all = state.parameters.gradients();
-    let group = |range: &std::ops::Range<i64>| all.narrow(0, range.start, range.end - range.start);
+    let group = |range: &Range<i64>| all.narrow(0, range.start, range.end - range.start);
     let groups = state.parameters.groups().iter();
     Ok(groups.map(|(name, range)| (name.clone(), group(range).to_device(Device::Cpu).to_kind(Kind::Double))).collect())
 }
@@ -133,7 +134,7 @@ fn after_adamw(device: Device) -> Result<Tensor> {
     let parameters = FlatParameters::new(vec![group("large", (1 << 20) + 3), group("small", 5)])?;
     let mut adamw = AdamW::new(&parameters, OptimizerConfig::default());
     for update in 1..=5 {
-        let _ = parameters.gradients().copy_(&normal(parameters.len()).to_device(device));
+        parameters.gradients().copy_(&normal(parameters.len()).to_device(device));
         let divisor = Tensor::from(2.0_f32).to_device(device);
         let skip = Tensor::from(f32::from(u8::from(update == 3))).to_device(device);
         adamw.step(&parameters, &[1e-2, 1e-3], update, Some(&divisor), Some(&skip))?;
