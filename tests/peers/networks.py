@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass
@@ -268,3 +269,17 @@ class LatentSlotDiffusion(nn.Module):
         self.backbone.time_proj = Sinusoids(self.backbone.config.block_out_channels[0])
         self.unet.time_proj = Sinusoids(self.unet.config.block_out_channels[0])
         return super().double()
+
+
+def flops_per_image(path, overrides=()):
+    """Floating point operations (a multiplication and an addition are two) of products and convolutions in one image's forward and backward
+    pass through the trained networks. Nothing is computed."""
+    config, sizes = read_config(path, overrides)
+    with torch.device("meta"):
+        model = LatentSlotDiffusion(config, sizes)
+        images = torch.empty(1, 3, sizes.resolution, sizes.resolution)
+        slot_noise = torch.empty(1, model.slot_attention.count, model.slot_attention.size)
+        noisy = torch.empty(1, sizes.latent_channels, sizes.latent_side, sizes.latent_side)
+        with FlopCounterMode(display=False) as counter:
+            model(images, slot_noise, noisy, torch.zeros(1))[0].sum().backward()
+    return counter.get_total_flops()
