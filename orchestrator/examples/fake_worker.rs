@@ -132,10 +132,14 @@ fn work(arguments: &[String]) -> Fallible<ExitCode> {
         if done == FATE && act("abort") {
             std::process::abort();
         }
-        if done == FATE && (act("bad-input") || act("fault")) {
-            let kind = if act("bad-input") { FailureKind::BadInput } else { FailureKind::Fault };
-            client.finish(FromWorker::Failed(Failure { kind, cause: "shard 3 is upside down".into(), step: done }));
-            return Ok(ExitCode::FAILURE);
+        let failures = [
+            ("bad-input", FailureKind::BadInput, "shard 3 is upside down", None),
+            ("fault", FailureKind::Fault, "shard 3 is upside down", None),
+            ("out-of-memory", FailureKind::OutOfMemory, "2 GiB wanted", Some(8)),
+        ];
+        if let Some((_, kind, cause, fits)) = failures.into_iter().find(|(moment, ..)| done == FATE && act(moment)) {
+            client.finish(FromWorker::Failed(Failure { kind, cause: cause.into(), step: done, fits }));
+            return Ok(ExitCode::from(kind.exit_code()));
         }
         if done == FATE && act("leave") {
             return Ok(ExitCode::SUCCESS);

@@ -269,6 +269,20 @@ fn a_worker_that_dies_before_it_reports_shows_its_last_words() {
 }
 
 #[test]
+fn a_worker_without_memory_says_what_would_fit() {
+    let lab = Lab::new("out-of-memory:1:99");
+    let output = lab.launch(&[&NCCL[..], &["--set", "cluster.max_restarts=0"]].concat());
+    assert_eq!(code(&output), 5, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains(": 2 GiB wanted; train.micro_batch = 8 would fit (generation 1, step 8)"),
+        "{}",
+        stderr(&output)
+    );
+    let why = String::from_utf8(lab.command(&["why", "runs/quickstart"]).output().unwrap().stdout).unwrap();
+    assert!(why.contains("out of memory: 2 GiB wanted; train.micro_batch = 8 would fit\n"), "{why}");
+}
+
+#[test]
 fn bad_input_found_by_a_worker_ends_the_launch_in_one_line() {
     let line = one_line(&Lab::new("bad-input:1:99").launch(&[]));
     assert!(line.starts_with("error: rank 1 on ") && line.ends_with(": shard 3 is upside down\n"), "{line}");

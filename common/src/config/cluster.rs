@@ -67,7 +67,7 @@ pub struct SlurmConfig {
     pub qos: Option<String>,
     /// `--time`, as `2-00:00:00`.
     pub time: Option<String>,
-    /// `--gpus-per-node`.
+    /// `--gpus-per-node`; 0 asks for one per worker with `cluster.device = "cuda"`, else for none.
     pub gpus_per_node: usize,
     /// `--mem`: memory per host, as `200G`.
     pub memory: Option<String>,

@@ -205,6 +205,9 @@ pub struct Failure {
     pub cause: String,
     /// Units of work done before.
     pub step: u64,
+    /// Without memory left: the images per pass that would fit, as far as the worker can tell.
+    #[serde(default)]
+    pub fits: Option<usize>,
 }
 
 /// What kind of failure it is: decides whether a restart could help, and the exit code.

@@ -103,14 +103,20 @@ pub(super) fn ended(rank: Option<usize>, step: u64, end: ProcessEnd, out_of_memo
     Candidate { telling, rank, step, kind, cause, end: Some(end) }
 }
 
-/// What the last words of a worker tell.
+/// What the last words of a worker tell, and what to do about it where that is known.
 pub(super) fn said(rank: usize, failure: common::control::Failure) -> Candidate {
+    let cause = match (failure.kind, failure.fits) {
+        (FailureKind::OutOfMemory, Some(fits @ 1..)) => format!("{}; train.micro_batch = {fits} would fit", failure.cause),
+        (FailureKind::OutOfMemory, Some(0)) => format!("{}; not even train.micro_batch = 1 would fit", failure.cause),
+        (FailureKind::OutOfMemory, None) => format!("{}; a smaller train.micro_batch needs less", failure.cause),
+        _ => failure.cause,
+    };
     let telling = match failure.kind {
         FailureKind::PeerLost => Telling::Complaint,
         FailureKind::Fault => Telling::Failure,
         _ => Telling::Cause,
     };
-    Candidate { telling, rank: Some(rank), step: failure.step, kind: failure.kind, cause: failure.cause, end: None }
+    Candidate { telling, rank: Some(rank), step: failure.step, kind: failure.kind, cause, end: None }
 }
 
 #[cfg(test)]
@@ -118,7 +124,8 @@ mod tests {
     use super::*;
 
     fn complaint(rank: usize) -> Candidate {
-        let failure = common::control::Failure { kind: FailureKind::PeerLost, cause: "connection reset".into(), step: 9 };
+        let failure =
+            common::control::Failure { kind: FailureKind::PeerLost, cause: "connection reset".into(), step: 9, fits: None };
         said(rank, failure)
     }
 
@@ -146,6 +153,15 @@ mod tests {
         assert!(!suspicion.is_ripe(ms(99), ms(3000)) && suspicion.is_ripe(ms(100), ms(3000)));
         let suspicion = Suspicion::new(complaint(0), ms(0));
         assert!(!suspicion.is_ripe(ms(2999), ms(3000)) && suspicion.is_ripe(ms(3000), ms(3000)));
+    }
+
+    #[test]
+    fn without_memory_the_micro_batch_that_fits_is_told() {
+        let told = |kind, fits| said(0, common::control::Failure { kind, cause: "2 GiB wanted".into(), step: 1, fits }).cause;
+        assert_eq!(told(FailureKind::OutOfMemory, Some(8)), "2 GiB wanted; train.micro_batch = 8 would fit");
+        assert_eq!(told(FailureKind::OutOfMemory, Some(0)), "2 GiB wanted; not even train.micro_batch = 1 would fit");
+        assert!(told(FailureKind::OutOfMemory, None).contains("a smaller train.micro_batch"));
+        assert_eq!(told(FailureKind::Fault, Some(8)), "2 GiB wanted");
     }
 
     #[test]

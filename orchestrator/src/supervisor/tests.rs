@@ -177,7 +177,7 @@ impl Story {
 }
 
 pub(super) fn failed(kind: FailureKind, cause: &str) -> FromWorker {
-    FromWorker::Failed(WorkerFailure { kind, cause: cause.into(), step: 7 })
+    FromWorker::Failed(WorkerFailure { kind, cause: cause.into(), step: 7, fits: None })
 }
 
 /// A heartbeat of a worker that computes.
