@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::collectives::{self, Collective, CollectiveError, Communicator, Meet};
 use worker::device;
-use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
+use worker::jobs::{self, BadInput, JobContext, Reporter, SaveFlag, StopFlag, failure_kind, one_line};
 
 /// How long rank 0 may take to say where workers meet. If it fails before, the coordinator ends this process earlier.
 const MEET_WITHIN: Duration = Duration::from_secs(600);
@@ -76,17 +76,17 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     // Tensors have the cores; storage and control need little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let activity = Arc::new(Activity::default());
-    let (reporter, stop) = if arguments.standalone {
-        (Reporter::log_only(), StopFlag::default())
+    let (reporter, stop, save) = if arguments.standalone {
+        (Reporter::log_only(), StopFlag::default(), SaveFlag::default())
     } else {
         let client = ControlClient::connect(&job_dir, hello(place, arguments), activity.clone(), die)
             .context("pass --standalone to run without a coordinator")?;
-        let stop = StopFlag::sharing(client.stop_flag());
-        (Reporter::to_coordinator(client, activity), stop)
+        let (stop, save) = (StopFlag::sharing(client.stop_flag()), SaveFlag::sharing(client.save_flag()));
+        (Reporter::to_coordinator(client, activity), stop, save)
     };
-    stop_on_signals(&runtime, &stop)?;
+    heed_signals(&runtime, &stop, &save)?;
     report_panics(reporter.clone());
-    Ok(run_job(arguments, config, run, place, &reporter, stop, &runtime))
+    Ok(run_job(arguments, config, run, place, &reporter, (stop, save), &runtime))
 }
 
 /// Runs the job and tells the coordinator how it ended. Returns the exit code.
@@ -96,7 +96,7 @@ fn run_job(
     run: RunDir,
     place: Place,
     reporter: &Reporter,
-    stop: StopFlag,
+    (stop, save): (StopFlag, SaveFlag),
     runtime: &Runtime,
 ) -> u8 {
     let (job, job_dir) = (arguments.job, run.job_dir(arguments.job));
@@ -108,7 +108,7 @@ fn run_job(
     reporter.enter(Phase::Starting);
     let profile = arguments.profile;
     let mut context =
-        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile };
+        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, save, runtime, device, profile };
     let (rank, world, generation) = (place.rank, place.world, place.generation);
     tracing::info!(rank, world, generation, "{job} on {}", device::describe(device));
     match jobs::run(job, &mut context) {
@@ -183,9 +183,16 @@ fn die(reason: String) {
     let _ = raise(Signal::SIGKILL);
 }
 
-/// SIGTERM, SIGINT and SIGUSR1 ask to save and end.
-fn stop_on_signals(runtime: &Runtime, stop: &StopFlag) -> anyhow::Result<()> {
+/// SIGTERM, SIGINT and SIGUSR1 ask to save and end, SIGUSR2 to save and go on.
+fn heed_signals(runtime: &Runtime, stop: &StopFlag, save: &SaveFlag) -> anyhow::Result<()> {
     let _entered = runtime.enter();
+    let (mut wishes, save) = (signal(SignalKind::user_defined2())?, save.clone());
+    Handle::current().spawn(async move {
+        while wishes.recv().await.is_some() {
+            tracing::info!("saving at the next step: SIGUSR2");
+            save.request();
+        }
+    });
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::user_defined1()] {
         let (mut signals, stop) = (signal(kind)?, stop.clone());
         Handle::current().spawn(async move {

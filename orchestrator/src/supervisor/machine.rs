@@ -10,6 +10,7 @@ use super::ending::{Pressure, Verdict};
 use super::hang::Investigation;
 use super::hosts::Hosts;
 use super::pace::{Pace, Recent};
+use super::saving::Wish;
 use super::suspicion::{Candidate, Suspicion, Telling};
 use super::workers::Workers;
 use super::{Command, Event, Failure, Options, State, StopReason, Time};
@@ -35,6 +36,7 @@ pub(crate) struct Supervisor {
     pub(super) restarts: usize,
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
+    pub(super) wish: Wish,
     pub(super) summary: Value,
     pub(super) stop: Option<(StopReason, Time)>,
     pub(super) deadline: Option<Time>,
@@ -82,6 +84,7 @@ impl Supervisor {
             restarts: 0,
             checkpoint: None,
             longest_save: 0.0,
+            wish: Wish::default(),
             summary: Value::Null,
             stop: None,
             deadline: None,
@@ -111,6 +114,7 @@ impl Supervisor {
                 Event::ProcessEnded { .. } => {}
                 Event::HostAnswers { host } => self.host_answers(&host, now),
                 Event::Stop(reason) => self.stop(reason, &format!("{} received", reason.name()), now),
+                Event::Save(who) => self.save(&format!("{who} received"), now),
                 Event::StopIs(reason) => self.stop_is(reason, now),
                 Event::Deadline(deadline) => self.deadline = Some(deadline),
                 Event::Tick => self.tick(now),
