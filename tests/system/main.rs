@@ -16,6 +16,7 @@ mod processes;
 mod records;
 mod rehearsal;
 mod slurm;
+mod saving;
 mod snapshot;
 mod survival;
 mod world_size;

@@ -21,6 +21,8 @@ mod pace;
 #[cfg(test)]
 mod properties;
 mod saving;
+#[cfg(test)]
+mod saving_tests;
 mod stopping;
 mod suspicion;
 #[cfg(test)]
