@@ -22,8 +22,8 @@ orchestrator=${LSD_ORCHESTRATOR:-$SLURM_SUBMIT_DIR/target/release/orchestrator}
     exit 2
 }
 
-# Slurm's signals are for the coordinator, which saves and ends; this shell has to outlive it.
-trap : TERM INT USR1
+# Slurm's signals are for the coordinator, which saves, and ends unless it is USR2; this shell has to outlive it.
+trap : TERM INT USR1 USR2
 
 "$orchestrator" launch "$@"
 code=$?

@@ -156,6 +156,8 @@ pub enum Event {
     },
     /// The workers were asked to save and end.
     StopRequested,
+    /// The workers were asked to save and go on.
+    SaveRequested,
     /// The job goes back into Slurm's queue, to be continued.
     Requeued {
         /// The Slurm job that will continue it.

@@ -67,6 +67,12 @@ impl RunDir {
         self.path.join("stop-request")
     }
 
+    /// Made by `orchestrator checkpoint`: the coordinator takes it away and has the workers save.
+    #[must_use]
+    pub fn save_request(&self) -> PathBuf {
+        self.path.join("save-request")
+    }
+
     /// Written by a worker the moment before a rehearsed misfortune ([`crate::rehearsal`]).
     #[must_use]
     pub fn rehearsal(&self) -> PathBuf {

@@ -179,12 +179,12 @@ impl Crowd {
                 message = worker.heard.recv() => match message {
                     Some(ToWorker::Stop { .. }) => stopping = true,
                     Some(ToWorker::Kill { .. }) | None => return Ok(SIGKILL),
-                    Some(ToWorker::Welcome { .. } | ToWorker::Stacks | ToWorker::Rendezvous { .. }) => {}
+                    Some(ToWorker::Welcome { .. } | ToWorker::Save { .. } | ToWorker::Stacks | ToWorker::Rendezvous { .. }) => {}
                 },
                 message = guard.heard.recv() => match message {
                     Some(ToWorker::Stacks) => guard.say.send(&FromWorker::Stacks { text: "nothing".into() }).await?,
                     Some(ToWorker::Kill { .. }) | None => return Ok(SIGKILL),
-                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. } | ToWorker::Rendezvous { .. }) => {}
+                    Some(ToWorker::Welcome { .. } | ToWorker::Save { .. } | ToWorker::Stop { .. } | ToWorker::Rendezvous { .. }) => {}
                 },
             }
         }

@@ -8,6 +8,7 @@ use common::rehearsal::Fault;
 
 use crate::guard::GuardArguments;
 
+use crate::commands::checkpoints::Keep;
 use crate::commands::logs::LogsArguments;
 
 const EXIT_CODES: &str = "\
@@ -86,6 +87,14 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = Job::Train)]
         job: Job,
     },
+    /// Let a running training save at its next step and go on, and wait until that checkpoint is committed
+    Checkpoint {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// Print step and seconds as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Let something happen to a run at a chosen step, and measure what that costs beside a run that nothing happens to
     Rehearse(RehearseArguments),
     /// Print what `launch` would run, and run nothing
@@ -155,7 +164,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look at the checkpoints of a run, or take the weights out of them
+    /// List, verify, compare and clear away the checkpoints of a run, or take the weights out of them
     Checkpoints {
         /// What about them.
         #[command(subcommand)]
@@ -163,14 +172,52 @@ pub(crate) enum Command {
     },
 }
 
-/// What about the checkpoints.
+/// What about the checkpoints. RUN is a run's folder, as runs/NAME; or, where no run is needed, a folder or URL that holds checkpoints.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckpointsCommand {
     /// List them, newest first
     List {
-        /// The run's folder, as runs/NAME
-        run: PathBuf,
+        /// The run's folder, or a place that holds checkpoints
+        run: String,
+        /// Also what interrupted saves have left
+        #[arg(long)]
+        all: bool,
         /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every byte and compare it with what was saved; exit code 1 if a checkpoint is damaged
+    Verify {
+        /// The run's folder, or a place that holds checkpoints
+        run: String,
+        /// Only the checkpoints of this step
+        #[arg(long, value_name = "N")]
+        step: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which ones [checkpoint] of the run, or another rule, would clear away; with --yes do it
+    Prune {
+        /// The run's folder, or a place that holds checkpoints
+        run: String,
+        /// What stays.
+        #[command(flatten)]
+        keep: Keep,
+        /// Remove them
+        #[arg(long)]
+        yes: bool,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which tensors of two checkpoints differ and by how much; exit code 1 if any do
+    Diff {
+        /// A run (its newest checkpoint), or one of its steps, as runs/NAME@1000
+        a: String,
+        /// Another one, or a step of the same run
+        b: String,
+        /// Print as JSON, with every tensor
         #[arg(long)]
         json: bool,
     },
@@ -178,13 +225,19 @@ pub(crate) enum CheckpointsCommand {
     /// model.initial_weights; without the optimizer's state, which is a Python pickle there
     Export {
         /// The run's folder, as runs/NAME
-        run: PathBuf,
+        run: String,
         /// Where to: a folder or a URL
         #[arg(long, value_name = "FOLDER")]
         to: String,
         /// The moving average of the weights instead of the weights
         #[arg(long)]
         ema: bool,
+        /// Those of this step instead of the newest
+        #[arg(long, value_name = "N")]
+        step: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -16,7 +16,7 @@ mod supervisor;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{CheckpointsCommand, Cli, Command};
+use cli::{Cli, Command};
 use commands::launch::Manner;
 
 fn main() -> ExitCode {
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Probe { file, worker, gpus } => preflight::answer_probe(&file, &worker, gpus),
         Command::Rehearse(arguments) => commands::rehearse::run(&arguments),
         Command::Stop { run, job } => commands::stop::run(run, job),
+        Command::Checkpoint { run, json } => commands::checkpoint::run(run, json),
         Command::Plan { run } => commands::plan::run(&run),
         Command::Status { run, json } => commands::status::run(run, json),
         Command::Logs { run, lines } => commands::logs::run(run, lines),
@@ -33,10 +34,7 @@ fn main() -> ExitCode {
         Command::List { root, json } => commands::list::run(&root, json),
         Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
-        Command::Checkpoints { command: CheckpointsCommand::List { run, json } } => commands::checkpoints::list(run, json),
-        Command::Checkpoints { command: CheckpointsCommand::Export { run, to, ema } } => {
-            commands::checkpoints::export(run, &to, ema)
-        }
+        Command::Checkpoints { command } => commands::checkpoints::run(command),
     };
     done.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");

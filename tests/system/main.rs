@@ -16,6 +16,7 @@ mod precision;
 mod processes;
 mod records;
 mod rehearsal;
+mod saving;
 mod slurm;
 mod snapshot;
 mod survival;

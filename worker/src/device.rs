@@ -2,7 +2,7 @@
 
 use crate::jobs::BadInput;
 use common::backend;
-use common::config::{Precision, TrainConfig};
+use common::config::{Config, Precision, TrainConfig, size};
 use common::place::Place;
 use tch::{Cuda, Device};
 use torch_shim::cuda::CudaStatus;
@@ -51,6 +51,26 @@ pub fn set_numerics(train: &TrainConfig, device: Device) -> Result<(), torch_shi
     Ok(())
 }
 
+/// The largest `train.micro_batch` for which there should be room: in the GPU's memory, or in this worker's share of the host's.
+pub fn micro_batch_that_fits(config: &Config, device: Device, place: Place) -> Option<usize> {
+    let bytes = match device {
+        Device::Cuda(index) => torch_shim::cuda::memory(index).ok()?.total,
+        _ => host_memory()[0] / config.cluster.workers_per_node.max(1) as u64,
+    };
+    size::micro_batch_within(config, config.train.global_batch.div_ceil(place.world.max(1)), bytes)
+}
+
+/// Bytes of the host's memory: all there is, and what is free.
+pub fn host_memory() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    ["MemTotal:", "MemAvailable:"].map(|name| kibibytes(&text, name).unwrap_or_default() << 10)
+}
+
+/// The number in a line of `/proc/meminfo`.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
 /// In a sentence: what this process computes on, or why not on a GPU.
 pub fn describe(device: Device) -> String {
     match device {
@@ -62,6 +82,15 @@ pub fn describe(device: Device) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_by_its_name() {
+        let text = "MemTotal:       24567890 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n";
+        assert_eq!(kibibytes(text, "MemAvailable:"), Some(20_000_000));
+        assert_eq!(kibibytes(text, "Swap:"), None);
+        let [total, free] = host_memory();
+        assert!(total >= free && free > 0);
+    }
 
     #[test]
     fn every_worker_has_a_gpu_of_its_own_unless_they_share() {

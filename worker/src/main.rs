@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use common::backend::{self, Backend};
 use common::config::{Config, load};
-use common::control::{Activity, ControlClient, Failure, FromWorker, Hello, Phase, Role};
+use common::control::{Activity, ControlClient, Failure, FailureKind, FromWorker, Hello, Phase, Role};
 use common::job::Job;
 use common::place::{Place, host_name};
 use common::run_dir::RunDir;
@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::collectives::{self, Collective, CollectiveError, Communicator, Meet};
 use worker::device;
-use worker::jobs::{self, BadInput, JobContext, Reporter, StopFlag, failure_kind, one_line};
+use worker::jobs::{self, BadInput, JobContext, Reporter, SaveFlag, StopFlag, failure_kind, one_line};
 
 /// How long rank 0 may take to say where workers meet. If it fails before, the coordinator ends this process earlier.
 const MEET_WITHIN: Duration = Duration::from_secs(600);
@@ -76,17 +76,17 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     // Tensors have the cores; storage and control need little.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let activity = Arc::new(Activity::default());
-    let (reporter, stop) = if arguments.standalone {
-        (Reporter::log_only(), StopFlag::default())
+    let (reporter, stop, save) = if arguments.standalone {
+        (Reporter::log_only(), StopFlag::default(), SaveFlag::default())
     } else {
         let client = ControlClient::connect(&job_dir, hello(place, arguments), activity.clone(), die)
             .context("pass --standalone to run without a coordinator")?;
-        let stop = StopFlag::sharing(client.stop_flag());
-        (Reporter::to_coordinator(client, activity), stop)
+        let (stop, save) = (StopFlag::sharing(client.stop_flag()), SaveFlag::sharing(client.save_flag()));
+        (Reporter::to_coordinator(client, activity), stop, save)
     };
-    stop_on_signals(&runtime, &stop)?;
-    report_panics(reporter.clone());
-    Ok(run_job(arguments, config, run, place, &reporter, stop, &runtime))
+    heed_signals(&runtime, &stop, &save)?;
+    report_panics(reporter.clone(), arguments, &config, place);
+    Ok(run_job(arguments, config, run, place, &reporter, (stop, save), &runtime))
 }
 
 /// Runs the job and tells the coordinator how it ended. Returns the exit code.
@@ -96,7 +96,7 @@ fn run_job(
     run: RunDir,
     place: Place,
     reporter: &Reporter,
-    stop: StopFlag,
+    (stop, save): (StopFlag, SaveFlag),
     runtime: &Runtime,
 ) -> u8 {
     let (job, job_dir) = (arguments.job, run.job_dir(arguments.job));
@@ -108,7 +108,7 @@ fn run_job(
     reporter.enter(Phase::Starting);
     let profile = arguments.profile.unwrap_or(config.train.profile_steps);
     let mut context =
-        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, runtime, device, profile };
+        JobContext { config, run, job_dir, place, collective, reporter: reporter.clone(), stop, save, runtime, device, profile };
     let (rank, world, generation) = (place.rank, place.world, place.generation);
     tracing::info!(rank, world, generation, "{job} on {}", device::describe(device));
     match jobs::run(job, &mut context) {
@@ -119,7 +119,7 @@ fn run_job(
             0
         }
         Err(error) => {
-            let code = fail(&error, reporter);
+            let code = fail_saying(&error, reporter, || device::micro_batch_that_fits(&context.config, device, place));
             if place.world > 1 {
                 // Nobody shall wait for this worker. The coordinator knows the cause by now.
                 context.collective.abort(code);
@@ -153,10 +153,16 @@ fn connect(arguments: &Arguments, config: &Config, place: Place, reporter: &Repo
 }
 
 fn fail(error: &anyhow::Error, reporter: &Reporter) -> u8 {
+    fail_saying(error, reporter, || None)
+}
+
+/// `fits` says which micro batch would have had room, for a failure for want of memory.
+fn fail_saying(error: &anyhow::Error, reporter: &Reporter, fits: impl FnOnce() -> Option<usize>) -> u8 {
     let (kind, cause) = (failure_kind(error), one_line(error));
+    let fits = if kind == FailureKind::OutOfMemory { fits() } else { None };
     tracing::error!("{cause}");
     eprintln!("error: {cause}");
-    reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done() }));
+    reporter.finish(FromWorker::Failed(Failure { kind, cause, step: reporter.done(), fits }));
     kind.exit_code()
 }
 
@@ -183,9 +189,16 @@ fn die(reason: String) {
     let _ = raise(Signal::SIGKILL);
 }
 
-/// SIGTERM, SIGINT and SIGUSR1 ask to save and end.
-fn stop_on_signals(runtime: &Runtime, stop: &StopFlag) -> anyhow::Result<()> {
+/// SIGTERM, SIGINT and SIGUSR1 ask to save and end, SIGUSR2 to save and go on.
+fn heed_signals(runtime: &Runtime, stop: &StopFlag, save: &SaveFlag) -> anyhow::Result<()> {
     let _entered = runtime.enter();
+    let (mut wishes, save) = (signal(SignalKind::user_defined2())?, save.clone());
+    Handle::current().spawn(async move {
+        while wishes.recv().await.is_some() {
+            tracing::info!("saving at the next step: SIGUSR2");
+            save.request();
+        }
+    });
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::user_defined1()] {
         let (mut signals, stop) = (signal(kind)?, stop.clone());
         Handle::current().spawn(async move {
@@ -199,11 +212,18 @@ fn stop_on_signals(runtime: &Runtime, stop: &StopFlag) -> anyhow::Result<()> {
 }
 
 /// A panic is a bug of this program: its cause shall be in the log and in the journal, not only on standard error.
-fn report_panics(reporter: Reporter) {
+fn report_panics(reporter: Reporter, arguments: &Arguments, config: &Config, place: Place) {
     let print = std::panic::take_hook();
+    let device = match arguments.device {
+        Some(backend::Device::Cuda) => Device::Cuda(place.local_rank),
+        _ => Device::Cpu,
+    };
+    let config = config.clone();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        fail(&anyhow::anyhow!("{panic}"), &reporter);
+        // libtorch's want of memory ends in a panic, too.
+        let fits = || device::micro_batch_that_fits(&config, device, place);
+        fail_saying(&anyhow::anyhow!("{panic}"), &reporter, fits);
     }));
 }
 

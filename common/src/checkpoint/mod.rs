@@ -13,6 +13,7 @@
 
 mod attempt;
 mod catalogue;
+mod inspect;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use serde_json::Value;
 
 pub use attempt::{Attempt, Fence};
 pub use catalogue::Retention;
+pub use inspect::{Inspector, PartReader, Sighting};
 pub use store::{CheckpointStore, Listed, Skipped};
 
 use crate::sealed::SealError;

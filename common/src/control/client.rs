@@ -1,7 +1,7 @@
 //! The worker's side: a handle that never blocks the training thread, and the thread behind it.
 //!
-//! That thread sends what is queued, a heartbeat each second, and listens. [`ToWorker::Stop`] sets a flag that the job reads at its
-//! next step boundary. [`ToWorker::Kill`], and a coordinator that vanishes, call the kill switch given at [`connect`], which is
+//! That thread sends what is queued, a heartbeat each second, and listens. [`ToWorker::Stop`] and [`ToWorker::Save`] set flags that the
+//! job reads at its next step boundary. [`ToWorker::Kill`], and a coordinator that vanishes, call the kill switch given at [`connect`], which is
 //! expected to end the process: a worker nobody watches must not go on holding its device.
 //!
 //! [`connect`]: ControlClient::connect
@@ -29,11 +29,18 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// Time for the last message to be read by the coordinator.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
 
+/// What the coordinator has asked for; the job looks at its step boundaries.
+#[derive(Debug, Clone, Default)]
+struct Wishes {
+    stop: Arc<AtomicBool>,
+    save: Arc<AtomicBool>,
+}
+
 /// A worker's connection to the coordinator. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct ControlClient {
     outbox: Arc<Outbox>,
-    stop: Arc<AtomicBool>,
+    wishes: Wishes,
     rendezvous: Arc<Rendezvous>,
     generation: u64,
     ended: Mutex<mpsc::Receiver<()>>,
@@ -57,9 +64,9 @@ impl ControlClient {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
         let (generation, line) = runtime.block_on(connect(&address, hello))?;
 
-        let (outbox, stop, rendezvous) = (Arc::<Outbox>::default(), Arc::<AtomicBool>::default(), Arc::<Rendezvous>::default());
+        let (outbox, wishes, rendezvous) = (Arc::<Outbox>::default(), Wishes::default(), Arc::<Rendezvous>::default());
         let (alive, ended) = mpsc::channel();
-        let shared = (outbox.clone(), stop.clone(), rendezvous.clone());
+        let shared = (outbox.clone(), wishes.clone(), rendezvous.clone());
         let thread = std::thread::Builder::new().name("control".into());
         let run = move || {
             let end = runtime.block_on(line.converse(&shared.0, &shared.1, &shared.2, &activity));
@@ -69,7 +76,7 @@ impl ControlClient {
             }
         };
         thread.spawn(run).map_err(io)?;
-        Ok(Self { outbox, stop, rendezvous, generation, ended: Mutex::new(ended) })
+        Ok(Self { outbox, wishes, rendezvous, generation, ended: Mutex::new(ended) })
     }
 
     /// The generation that the coordinator has welcomed this worker to.
@@ -100,7 +107,13 @@ impl ControlClient {
     /// Set when the coordinator asks to save and end.
     #[must_use]
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
+        self.wishes.stop.clone()
+    }
+
+    /// Set when the coordinator asks for a checkpoint. Whoever begins one lowers it.
+    #[must_use]
+    pub fn save_flag(&self) -> Arc<AtomicBool> {
+        self.wishes.save.clone()
     }
 
     /// Sends the last message ([`FromWorker::Finished`] or [`FromWorker::Failed`]) and waits, some seconds at most, until the
@@ -144,7 +157,7 @@ pub async fn connect(address: &Address, hello: Hello) -> Result<(u64, Line), Con
     match timeout(CONNECT_LIMIT, line.receiver.receive()).await.map_err(timed_out)?? {
         Some(ToWorker::Welcome { generation }) => Ok((generation, line)),
         Some(ToWorker::Kill { reason } | ToWorker::Stop { reason }) => Err(ControlError::Refused { reason }),
-        Some(ToWorker::Stacks | ToWorker::Rendezvous { .. }) | None => {
+        Some(ToWorker::Stacks | ToWorker::Save { .. } | ToWorker::Rendezvous { .. }) | None => {
             Err(ControlError::Closed { peer, when: "before its welcome" })
         }
     }
@@ -195,13 +208,7 @@ impl Line {
     }
 
     /// Carries messages both ways until the outbox is closed and read, or this worker must end: then the error says why.
-    async fn converse(
-        self,
-        outbox: &Outbox,
-        stop: &AtomicBool,
-        rendezvous: &Rendezvous,
-        activity: &Activity,
-    ) -> Result<(), String> {
+    async fn converse(self, outbox: &Outbox, wishes: &Wishes, rendezvous: &Rendezvous, activity: &Activity) -> Result<(), String> {
         let Self { mut receiver, mut sender } = self;
         let lost = |cause: String| if outbox.is_closed() { Ok(()) } else { Err(format!("the coordinator is gone: {cause}")) };
         let read = async {
@@ -211,7 +218,11 @@ impl Line {
                     Ok(Some(ToWorker::Rendezvous { id })) => rendezvous.tell(id),
                     Ok(Some(ToWorker::Stop { reason })) => {
                         tracing::info!(reason, "asked to stop");
-                        stop.store(true, Ordering::Release);
+                        wishes.stop.store(true, Ordering::Release);
+                    }
+                    Ok(Some(ToWorker::Save { reason })) => {
+                        tracing::info!(reason, "asked for a checkpoint");
+                        wishes.save.store(true, Ordering::Release);
                     }
                     Ok(Some(ToWorker::Kill { reason })) => return Err(format!("ended by the coordinator: {reason}")),
                     Ok(None) => return lost("it closed the connection".into()),

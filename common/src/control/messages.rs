@@ -54,7 +54,7 @@ pub enum FromWorker {
         /// Whether the kernel killed processes for want of memory on that host meanwhile.
         out_of_memory: bool,
     },
-    /// From a guard: the launcher or the system has sent a signal that asks to end.
+    /// From a guard: the launcher or the system has sent a signal that asks to end, or with `SIGUSR2` to save and go on.
     Signalled {
         /// Its name, as `SIGTERM`.
         signal: String,
@@ -285,6 +285,11 @@ pub enum ToWorker {
     /// Save at the next step boundary and end.
     Stop {
         /// Why, in one line.
+        reason: String,
+    },
+    /// Save at the next step boundary and go on. Jobs that save no checkpoints do nothing about it.
+    Save {
+        /// Who asks, in one line.
         reason: String,
     },
     /// End at once; nothing is to be saved. A guard ends the process that it guards.

@@ -1,5 +1,6 @@
 //! One file or folder per command.
 
+pub(crate) mod checkpoint;
 pub(crate) mod checkpoints;
 pub(crate) mod goodput;
 pub(crate) mod launch;

@@ -1,7 +1,7 @@
 //! `orchestrator stop`: let a run save and end, by a file in its folder, so that it works from every host that sees it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -36,11 +36,18 @@ pub(crate) fn run(run: PathBuf, job: Job) -> Result<ExitCode, Failure> {
     }
     let request = folder.stop_request();
     fs::write(&request, []).with_context(|| format!("cannot write {}", request.display()))?;
+    hand_in(&request, &folder)?;
+    println!("asked to stop: the workers save at their next step and end");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when the coordinator of `folder` has taken the file `request` away.
+pub(super) fn hand_in(request: &Path, folder: &RunDir) -> Result<(), Failure> {
     let asked = Instant::now();
     while request.exists() {
         if asked.elapsed() > PATIENCE {
             // Nobody shall find it there later, in another launch.
-            let _ = fs::remove_file(&request);
+            let _ = fs::remove_file(request);
             let text = format!(
                 "{}: no coordinator has taken the request within {} s; it was killed",
                 folder.path().display(),
@@ -50,6 +57,5 @@ pub(crate) fn run(run: PathBuf, job: Job) -> Result<ExitCode, Failure> {
         }
         sleep(LOOK_AGAIN);
     }
-    println!("asked to stop: the workers save at their next step and end");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

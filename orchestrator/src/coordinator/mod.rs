@@ -106,7 +106,7 @@ pub(crate) async fn run(launch: Launch, display: Display) -> anyhow::Result<Outc
     let (server_events, from_server) = mpsc::channel(INBOX);
     tokio::spawn(control::serve(listener, key, server_events));
     let (events, own_events) = mpsc::unbounded_channel();
-    let inputs = Inputs::new(from_server, own_events, launch.folder.stop_request())?;
+    let inputs = Inputs::new(from_server, own_events, launch.folder.clone())?;
     let started = Instant::now();
     let (known, deadline) = watch::channel(None);
     if let Some(allocation) = &launch.allocation {
@@ -273,6 +273,7 @@ impl Coordinator {
             journal::Event::StopRequested => {
                 self.display.note(&format!("{reason}: the workers save and end; once more kills them"));
             }
+            journal::Event::SaveRequested => self.display.note(&format!("{reason}: the workers save at their next step")),
             journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),
             journal::Event::HostBack { host } => self.display.note(&format!("the host {host} is back")),
             journal::Event::CheckedUp { .. } | journal::Event::Setback(_) => self.display.note(reason),

@@ -138,7 +138,7 @@ impl Worker {
                 name = signals.next() => Some(FromWorker::Signalled { signal: name.into() }),
                 message = heard.recv() => match message {
                     Some(ToWorker::Stacks) => Some(FromWorker::Stacks { text: stacks::of(self.id).await }),
-                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. } | ToWorker::Rendezvous { .. }) => None,
+                    Some(ToWorker::Welcome { .. } | ToWorker::Stop { .. } | ToWorker::Save { .. } | ToWorker::Rendezvous { .. }) => None,
                     // A worker that nobody watches must not go on holding its device.
                     Some(ToWorker::Kill { .. }) | None => {
                         self.kill();
@@ -169,11 +169,12 @@ fn process_end(status: ExitStatus) -> ProcessEnd {
     }
 }
 
-/// The signals by which launchers and Slurm ask a process to end.
+/// The signals by which launchers and Slurm ask a process to end, or to save and go on.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     user: tokio::signal::unix::Signal,
+    save: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -182,6 +183,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             user: signal(SignalKind::user_defined1())?,
+            save: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -190,6 +192,7 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.user.recv() => "SIGUSR1",
+            _ = self.save.recv() => "SIGUSR2",
         }
     }
 }

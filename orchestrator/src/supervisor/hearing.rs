@@ -45,6 +45,9 @@ impl Supervisor {
         if let (false, Some((reason, _))) = (guard, self.stop) {
             self.tell(connection, ToWorker::Stop { reason: format!("{} received", reason.name()) });
         }
+        if !guard && self.wish.is_owed() {
+            self.tell(connection, ToWorker::Save { reason: "asked for before this worker started".into() });
+        }
         if matches!(self.phase, Phase::Starting(_)) && self.workers.len() == self.world() {
             self.phase = Phase::Running;
             self.pace = Pace::start(now);
@@ -150,6 +153,7 @@ impl Supervisor {
                 }
                 self.conclude_if_gone(now);
             }
+            FromWorker::Signalled { signal } if signal == "SIGUSR2" => self.save_by_signal(rank, now),
             // A launcher that this coordinator ends passes that on to its guards.
             FromWorker::Signalled { .. } if self.is_pressing() => {}
             FromWorker::Signalled { signal } => {
@@ -193,6 +197,7 @@ impl Supervisor {
     /// Only a checkpoint that is newer than all before makes restarts free again (SV-3).
     fn checkpoint_committed(&mut self, step: u64, seconds: f64, now: Time) {
         self.longest_save = self.longest_save.max(seconds);
+        self.saved(seconds, now);
         if self.checkpoint.is_none_or(|newest| step > newest) {
             self.checkpoint = Some(step);
             self.restarts = 0;

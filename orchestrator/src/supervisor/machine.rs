@@ -11,6 +11,7 @@ use super::ending::{Pressure, Verdict};
 use super::hang::Investigation;
 use super::hosts::Hosts;
 use super::pace::{Pace, Recent};
+use super::saving::Wish;
 use super::suspicion::{Candidate, Suspicion, Telling};
 use super::workers::Workers;
 use super::{Command, Event, Failure, Options, Setbacks, State, StopReason, Time};
@@ -39,6 +40,7 @@ pub(crate) struct Supervisor {
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
     pub(super) setbacks: Setbacks,
+    pub(super) wish: Wish,
     pub(super) summary: Value,
     pub(super) stop: Option<(StopReason, Time)>,
     pub(super) deadline: Option<Time>,
@@ -88,6 +90,7 @@ impl Supervisor {
             checkpoint: None,
             longest_save: 0.0,
             setbacks: Setbacks::default(),
+            wish: Wish::default(),
             summary: Value::Null,
             stop: None,
             deadline: None,
@@ -117,6 +120,7 @@ impl Supervisor {
                 Event::ProcessEnded { .. } => {}
                 Event::HostAnswers { host } => self.host_answers(&host, now),
                 Event::Stop(reason) => self.stop(reason, &format!("{} received", reason.name()), now),
+                Event::Save(who) => self.save(&format!("{who} received"), now),
                 Event::StopIs(reason) => self.stop_is(reason, now),
                 Event::Deadline(deadline) => self.deadline = Some(deadline),
                 Event::Tick => self.tick(now),

@@ -10,6 +10,7 @@
 //! - SV-6: nothing is commanded after the end.
 //! - SV-7: a generation is placed only on hosts that answer, and as long as enough of them do.
 //! - SV-8: what rank 0 says of where to meet in NCCL reaches every worker of its own generation, whenever it greets, and no other.
+//! - SV-9: asked for a checkpoint, all workers are told, also those of later generations, until one is committed that was begun after.
 
 mod checkup;
 mod ending;
@@ -20,6 +21,9 @@ mod machine;
 mod pace;
 #[cfg(test)]
 mod properties;
+mod saving;
+#[cfg(test)]
+mod saving_tests;
 mod stopping;
 mod suspicion;
 #[cfg(test)]
@@ -127,6 +131,8 @@ pub(crate) enum Event {
     HostAnswers { host: String },
     /// The user or the system asks to stop.
     Stop(StopReason),
+    /// The user asks for a checkpoint; who, in words.
+    Save(&'static str),
     /// It has become known what a stop that was asked for is about.
     StopIs(StopReason),
     /// The allocation ends at that time.

@@ -3,6 +3,7 @@
 
 use super::JobContext;
 use crate::collectives::{Collective, CollectiveError};
+use crate::device::host_memory;
 use common::config::Precision;
 use common::control::Checkup;
 use std::time::Instant;
@@ -36,16 +37,6 @@ fn describe(device: Device) -> (String, Option<String>, [u64; 2]) {
     let driver = driver.or_else(|| cuda::driver_version().map(|version| format!("for CUDA {version}")));
     let memory = cuda::memory(index).map_or([0; 2], |memory| [memory.total, memory.free]);
     (name, driver, memory)
-}
-
-fn host_memory() -> [u64; 2] {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    ["MemTotal:", "MemAvailable:"].map(|name| kibibytes(&text, name).unwrap_or_default() << 10)
-}
-
-/// The number in a line of `/proc/meminfo`.
-fn kibibytes(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 /// 10^12 operations per second in the product of two square matrices.
@@ -99,15 +90,6 @@ fn wait_for(device: Device) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_by_its_name() {
-        let text = "MemTotal:       24567890 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n";
-        assert_eq!(kibibytes(text, "MemAvailable:"), Some(20_000_000));
-        assert_eq!(kibibytes(text, "Swap:"), None);
-        let [total, free] = host_memory();
-        assert!(total >= free && free > 0);
-    }
 
     #[test]
     fn a_matrix_product_has_a_plausible_rate() {

@@ -1,6 +1,6 @@
 //! Test support: a job on threads as workers.
 
-use super::{JobContext, Reporter, StopFlag};
+use super::{JobContext, Reporter, SaveFlag, StopFlag};
 use crate::collectives::{Communicator, InProcess};
 use common::config::Config;
 use common::place::Place;
@@ -29,6 +29,7 @@ pub(super) fn run_job(
             collective: Communicator::start(move || Ok(Box::new(collective)), Device::Cpu, Arc::default()).unwrap(),
             reporter: Reporter::log_only(),
             stop: StopFlag::default(),
+            save: SaveFlag::default(),
             runtime: runtime.handle().clone(),
             device: Device::Cpu,
             profile: 0,

@@ -25,7 +25,7 @@ mod train;
 
 pub use failure::{BadInput, failure_kind, is_out_of_memory, one_line};
 pub use reporter::Reporter;
-pub use stop::StopFlag;
+pub use stop::{SaveFlag, StopFlag};
 
 use crate::collectives::Communicator;
 use common::config::Config;
@@ -49,6 +49,8 @@ pub struct JobContext {
     pub reporter: Reporter,
     /// Raised when the job shall save and end early. Agree on it with the other workers before acting on it.
     pub stop: StopFlag,
+    /// Raised when the job shall save and go on. As with `stop`, the others may not know yet.
+    pub save: SaveFlag,
     /// For everything asynchronous: storage and the control channel.
     pub runtime: tokio::runtime::Handle,
     /// Where the tensors live.

@@ -71,6 +71,8 @@ struct Course {
     since: Option<(Instant, u64)>,
     /// When the last checkpoint was saved, or this generation began.
     saved: Instant,
+    /// After which step that was, if this generation has saved.
+    saved_step: Option<u64>,
     /// What the workers wish, as far as it is known.
     wished: Wished,
 }
@@ -98,6 +100,7 @@ impl Training<'_> {
             booked: (reporter.activity().pulse().spent, context.collective.busy()),
             since: None,
             saved: Instant::now(),
+            saved_step: None,
             wished: Wished::default(),
             config,
         };
@@ -116,6 +119,10 @@ impl Training<'_> {
                     continue;
                 }
                 Ok(()) => self.rehearsal.after_step(course.ended.step)?,
+            }
+            if course.has_saved() {
+                // Wishes from before the save are met; on a GPU some are still on their way.
+                wish = Readback::new(context.device);
             }
             self.close_profile(&mut course, context)?;
             if course.ended.stopped {
@@ -143,7 +150,8 @@ impl Training<'_> {
         let Some(batch) = loader.next_batch()? else { return Ok(None) };
         reporter.enter(Phase::Compute);
         let batch = self.transfer.bring(batch)?;
-        let wishes = Wishes { stop: context.stop.requested(), save: course.is_time_to_save(context), busy: self.saver.is_busy() };
+        let save = context.save.requested() || course.is_time_to_save(context);
+        let wishes = Wishes { stop: context.stop.requested(), save, busy: self.saver.is_busy() };
         let hold = || {
             let before = reporter.enter(Phase::Checkpoint);
             self.saver.before_update();
@@ -216,7 +224,10 @@ impl Training<'_> {
             context.reporter.enter(Phase::Checkpoint);
             course.laps.enter(Lap::Checkpoint);
             self.rehearsal.before_save(step)?;
+            // Before the save: a wish that comes from now on is for a later one.
+            context.save.lower();
             self.saver.save(self.state, step, &self.detours, course.ended.loss)?;
+            course.saved_step = Some(step);
             (course.saved, course.wished) = (Instant::now(), Wished::default());
             course.laps.enter(Lap::Other);
         }
@@ -275,6 +286,11 @@ impl Course {
     fn is_time_to_save(&self, context: &JobContext) -> bool {
         let minutes = self.config.checkpoint.every_minutes;
         context.place.is_leader() && minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= 60.0 * minutes
+    }
+
+    /// Whether the state after the newest step was saved.
+    fn has_saved(&self) -> bool {
+        self.saved_step == Some(self.ended.step)
     }
 
     /// Whether the state after this step is to be saved; all workers come to the same.

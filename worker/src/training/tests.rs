@@ -3,7 +3,7 @@
 
 use crate::checkpointing::open_store;
 use crate::collectives::{Communicator, InProcess};
-use crate::jobs::{self, JobContext, Reporter, StopFlag, failure_kind};
+use crate::jobs::{self, JobContext, Reporter, SaveFlag, StopFlag, failure_kind};
 use crate::metrics::Record;
 use common::checkpoint::Manifest;
 use common::config::{Config, load};
@@ -104,6 +104,7 @@ impl Lab {
             collective,
             reporter: Reporter::log_only(),
             stop: StopFlag::default(),
+            save: SaveFlag::default(),
             runtime: self.runtime.handle().clone(),
             device: Device::Cpu,
             profile: 0,
