@@ -4,6 +4,7 @@ use crate::jobs::BadInput;
 use common::backend;
 use common::config::{Config, Precision, TrainConfig, size};
 use common::place::Place;
+use std::path::Path;
 use tch::{Cuda, Device};
 use torch_shim::cuda::CudaStatus;
 use torch_shim::numerics::{Determinism, MatmulPrecision, set_determinism, set_matmul_precision, set_tf32_convolutions};
@@ -55,7 +56,7 @@ pub fn set_numerics(train: &TrainConfig, device: Device) -> Result<(), torch_shi
 pub fn micro_batch_that_fits(config: &Config, device: Device, place: Place) -> Option<usize> {
     let bytes = match device {
         Device::Cuda(index) => torch_shim::cuda::memory(index).ok()?.total,
-        _ => host_memory()[0] / config.cluster.workers_per_node.max(1) as u64,
+        _ => host_memory()[0].min(allowed_memory()) / config.cluster.workers_per_node.max(1) as u64,
     };
     size::micro_batch_within(config, config.train.global_batch.div_ceil(place.world.max(1)), bytes)
 }
@@ -64,6 +65,15 @@ pub fn micro_batch_that_fits(config: &Config, device: Device, place: Place) -> O
 pub fn host_memory() -> [u64; 2] {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     ["MemTotal:", "MemAvailable:"].map(|name| kibibytes(&text, name).unwrap_or_default() << 10)
+}
+
+/// Bytes that the control group of this process, as Slurm makes one for a job, allows it and its siblings.
+fn allowed_memory() -> u64 {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return u64::MAX };
+    let group = Path::new("/sys/fs/cgroup").join(group);
+    let limit = |folder: &Path| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok();
+    group.ancestors().take_while(|folder| folder.starts_with("/sys/fs/cgroup")).filter_map(limit).min().unwrap_or(u64::MAX)
 }
 
 /// The number in a line of `/proc/meminfo`.

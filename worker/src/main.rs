@@ -20,7 +20,9 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use worker::collectives::{self, Collective, CollectiveError, Communicator, Meet};
 use worker::device;
-use worker::jobs::{self, BadInput, JobContext, Reporter, SaveFlag, StopFlag, failure_kind, one_line};
+use worker::jobs::{
+    self, BadInput, JobContext, Reporter, SaveFlag, StopFlag, failure_kind, is_out_of_memory, libtorch_cause, one_line,
+};
 
 /// How long rank 0 may take to say where workers meet. If it fails before, the coordinator ends this process earlier.
 const MEET_WITHIN: Duration = Duration::from_secs(600);
@@ -220,10 +222,13 @@ fn report_panics(reporter: Reporter, arguments: &Arguments, config: &Config, pla
     };
     let config = config.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        // libtorch's want of memory ends in a panic, too.
+        let text = panic.to_string();
+        // libtorch's want of memory ends in a panic, too; where in the program that was says nothing.
+        if !is_out_of_memory(&text) {
+            print(panic);
+        }
         let fits = || device::micro_batch_that_fits(&config, device, place);
-        fail_saying(&anyhow::anyhow!("{panic}"), &reporter, fits);
+        fail_saying(&anyhow::anyhow!("{}", libtorch_cause(&text).unwrap_or(&text)), &reporter, fits);
     }));
 }
 

@@ -74,6 +74,13 @@ pub fn is_out_of_memory(text: &str) -> bool {
         .any(|words| text.contains(words))
 }
 
+/// What libtorch says in a panic of its Rust binding, without the addresses of its stack.
+pub fn libtorch_cause(panic: &str) -> Option<&str> {
+    let (_, said) = panic.split_once("Torch(\"")?;
+    let said = said.split("\\nframe #").next()?.split("\\nException raised").next()?;
+    Some(said.trim_end_matches("\")").trim_end())
+}
+
 /// The error and its causes in one line. A cause that the error before it has already told is not told twice.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -97,6 +104,15 @@ mod tests {
         assert_eq!(failure_kind(&error), FailureKind::BadInput);
         assert_eq!(one_line(&error), "training could not start: data.latents: no such folder");
         assert_eq!(failure_kind(&anyhow::anyhow!("disk full")), FailureKind::Fault);
+    }
+    #[test]
+    fn libtorch_is_quoted_without_its_stack() {
+        let panic = "panicked at tensor.rs:7:9: called `Result::unwrap()` on an `Err` value: Torch(\"DefaultCPUAllocator: can't allocate \
+                     memory: you tried to allocate 47 bytes.\\nframe #0: c10::alloc_cpu + 0x365 (0x7f5e in libc10.so)\\n\")";
+        let cause = libtorch_cause(panic).unwrap();
+        assert_eq!(cause, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 47 bytes.");
+        assert_eq!(failure_kind(&anyhow::anyhow!("{cause}")), FailureKind::OutOfMemory);
+        assert_eq!(libtorch_cause("index out of bounds"), None);
     }
     #[test]
     fn no_cause_is_told_twice() {

@@ -23,7 +23,7 @@ mod scenes;
 mod stop;
 mod train;
 
-pub use failure::{BadInput, failure_kind, is_out_of_memory, one_line};
+pub use failure::{BadInput, failure_kind, is_out_of_memory, libtorch_cause, one_line};
 pub use reporter::Reporter;
 pub use stop::{SaveFlag, StopFlag};
 
