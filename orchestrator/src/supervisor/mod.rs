@@ -12,6 +12,8 @@
 //! - SV-8: what rank 0 says of where to meet in NCCL reaches every worker of its own generation, whenever it greets, and no other.
 
 mod checkup;
+#[cfg(test)]
+mod device_tests;
 mod ending;
 mod hang;
 mod hearing;
