@@ -71,6 +71,17 @@ pub enum BackendError {
         /// The host.
         host: String,
     },
+    /// Not one GPU asked for each worker.
+    #[error(
+        "cluster.workers_per_node = {workers}, but cluster.slurm.gpus_per_node = {gpus} asks for fewer GPUs on each host than there will be \
+         workers: make them the same"
+    )]
+    FewerAsked {
+        /// Workers on a host.
+        workers: usize,
+        /// GPUs that are asked for.
+        gpus: usize,
+    },
     /// Not one GPU for each worker.
     #[error(
         "cluster.workers_per_node = {workers}, but host {host} has {gpus} {}, and each worker needs one of its own: start fewer \
@@ -88,6 +99,15 @@ pub enum BackendError {
 }
 
 impl Backend {
+    /// Whether a job that asks Slurm for `gpus` GPUs on each host has room for `workers` workers there; `shared` if they may share.
+    ///
+    /// # Errors
+    /// Fewer GPUs than workers.
+    pub fn check_asked_gpus(self, workers: usize, gpus: usize, shared: bool) -> Result<(), BackendError> {
+        let few = self.device == Device::Cuda && gpus < workers && !shared;
+        if few { Err(BackendError::FewerAsked { workers, gpus }) } else { Ok(()) }
+    }
+
     /// What `cluster` asks for with `world` workers. `gpus` counts those of this host; it is asked only where that decides.
     ///
     /// `device = "auto"` is `cuda` if there are GPUs. `collective = "auto"` is `solo` for one worker, else `nccl` between GPUs and `mpi`
@@ -272,6 +292,12 @@ mod tests {
             text.contains("workers_per_node = 8") && text.contains("host n1 has 1 GPU,") && text.contains("--workers 1"),
             "{text}"
         );
+        let asked = |device, gpus, shared| backend(device).check_asked_gpus(4, gpus, shared).map_err(|e| e.to_string());
+        assert_eq!(
+            (asked(Device::Cuda, 4, false), asked(Device::Cuda, 2, true), asked(Device::Cpu, 2, false)),
+            (Ok(()), Ok(()), Ok(()))
+        );
+        assert!(asked(Device::Cuda, 2, false).unwrap_err().contains("cluster.slurm.gpus_per_node = 2"));
         for shared in [false, true] {
             assert!(check(Device::Cuda, 1, 0, shared).unwrap_err().contains("host n1 has no NVIDIA GPU"));
         }

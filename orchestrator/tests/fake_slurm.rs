@@ -33,10 +33,14 @@ impl Lab {
     }
 
     fn launch(&self, arguments: &[&str]) -> Output {
+        self.launch_workers("1", arguments)
+    }
+
+    fn launch_workers(&self, workers: &str, arguments: &[&str]) -> Output {
         let worker = Path::new(env!("CARGO_BIN_EXE_orchestrator")).with_file_name("examples").join("fake_worker");
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
         command
-            .args(["launch", "--config", "quickstart.toml", "--job", "scenes", "--nodes", "2", "--workers", "1"])
+            .args(["launch", "--config", "quickstart.toml", "--job", "scenes", "--nodes", "2", "--workers", workers])
             .args(arguments);
         // Nothing of a real Slurm, but a shell and its tools.
         let path = format!("{}:/usr/bin:/bin", self.0.path().join("bin").display());
@@ -80,6 +84,13 @@ fn without_slurm_the_line_says_what_else_there_is() {
 fn what_sbatch_refuses_is_told_in_its_words_and_leaves_nothing() {
     let lab = Lab::new(&[("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")]);
     lab.refused(&lab.launch(&[]), &["Slurm refused", "Invalid account"]);
+}
+
+#[test]
+fn a_job_that_asks_for_fewer_gpus_than_workers_is_not_handed_in() {
+    let lab = Lab::new(&[("sbatch", TAKES)]);
+    let output = lab.launch_workers("4", &["--set", "cluster.slurm.gpus_per_node=2", "--set", "cluster.device=cuda"]);
+    lab.refused(&output, &["cluster.workers_per_node = 4", "cluster.slurm.gpus_per_node = 2"]);
 }
 
 #[test]

@@ -67,7 +67,10 @@ fn backend(cluster: &ClusterConfig, gpus: usize) -> Result<Backend, BackendError
 fn settle_backend(cluster: &ClusterConfig, place: &Where) -> Result<Backend, BackendError> {
     let Where::Here { hosts, .. } = place else {
         // The job's first host decides; until then what the job asks for is all that is known. A login node's own GPUs do not count.
-        return backend(cluster, slurm::gpus_per_node(cluster));
+        let gpus = slurm::gpus_per_node(cluster);
+        let backend = backend(cluster, gpus)?;
+        backend.check_asked_gpus(cluster.workers_per_node, gpus, backend::gpus_are_shared())?;
+        return Ok(backend);
     };
     let gpus = backend::gpus_of_this_host();
     let backend = backend(cluster, gpus)?;

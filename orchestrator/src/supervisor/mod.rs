@@ -13,6 +13,8 @@
 //! - SV-9: asked for a checkpoint, all workers are told, also those of later generations, until one is committed that was begun after.
 
 mod checkup;
+#[cfg(test)]
+mod device_tests;
 mod ending;
 mod hang;
 mod hearing;
