@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,7 @@ class Side:
     def __init__(self, name, command, options, allocator):
         self.name, self.cuda, self.wall, self.cpu = name, options.device == "cuda", [], []
         self.before = device_memory() if self.cuda else 0
-        environment = os.environ | (ALLOCATOR if allocator else {})
+        environment = os.environ | {"RUST_BACKTRACE": "0"} | (ALLOCATOR if allocator else {})
         command = [*map(str, command), *shared_arguments(options)]
         self.words = tempfile.TemporaryFile("w+")
         pipe = subprocess.PIPE
@@ -72,10 +73,15 @@ class Side:
         line = self.process.stdout.readline().strip()
         if not line or expected not in (None, line):
             self.process.kill()
-            self.words.seek(0)
-            lines = [words.strip() for words in self.words if "rror" in words] or ["no error was named"]
-            raise Ended(f"{self.name} ended with exit code {self.process.wait()}: {lines[-1][:300]}")
+            raise Ended(f"{self.name} ended with exit code {self.process.wait()}: {self.last_words()}")
         return line
+
+    def last_words(self):
+        self.words.seek(0)
+        lines = [line.strip() for line in self.words]
+        memory = [line for line in lines if "out of memory" in line]
+        named = [line for line in lines if re.match(r"[\w.]*Error: ", line)]
+        return (memory or named or ["it named no error"])[-1][:300]
 
     def cpu_seconds(self):
         tasks = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
@@ -139,7 +145,10 @@ def compare(options, peer):
 def ask(options, what):
     """A number that `trainers.py` finds out in a process of its own."""
     command = [sys.executable, TRAINERS, what, *shared_arguments(options)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"{what}: {(found.stderr.strip().splitlines() or ['it named no error'])[-1]}")
+    return float(found.stdout)
 
 
 HEADER = """\

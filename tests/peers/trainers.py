@@ -18,6 +18,7 @@ all networks forward and backward, clipping, AdamW. With `--noise-ahead` timeste
 """
 
 import argparse
+import os
 import sys
 import time
 from contextlib import nullcontext
@@ -178,10 +179,13 @@ def main():
     elif options.peer == "matrix-rate":
         print(matrix_rate())
     else:
+        # Compilers talk on standard output, too; what is left of it shall hold answers alone.
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
         trainer = Trainer(options.peer, options)
-        print("ready", flush=True)
+        print("ready", file=answers, flush=True)
         for line in sys.stdin:
-            print(trainer.steps(int(line), options.noise_ahead), flush=True)
+            print(trainer.steps(int(line), options.noise_ahead), file=answers, flush=True)
 
 
 if __name__ == "__main__":
