@@ -35,7 +35,8 @@ pub struct TrainConfig {
     /// In what numbers the networks compute.
     #[serde(default)]
     pub precision: Precision,
-    /// On GPUs: only algorithms that give the same bits in every run. Slower.
+    /// On GPUs: only algorithms that give the same bits in every run. Slower; and cuBLAS wants `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the
+    /// environment for it.
     #[serde(default)]
     pub deterministic: bool,
     /// What happens when the gradients of a step are no numbers.

@@ -15,7 +15,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::Context;
 use clap::Args;
-use common::backend::{Collective, Device};
+use common::backend::{self, Collective, Device};
 use common::control::{Address, FromWorker, Hello, LineSender, ProcessEnd, Role, ToWorker, connect};
 use common::job::Job;
 use common::place::{Place, host_name};
@@ -114,6 +114,10 @@ impl Worker {
         command.arg(arguments.job.name()).arg("--run-dir").arg(&arguments.run_dir);
         command.arg("--generation").arg(arguments.generation.to_string());
         command.arg("--device").arg(arguments.device.name()).arg("--collective").arg(arguments.collective.name());
+        if backend::gpus_are_shared() && std::env::var_os("NCCL_HOSTID").is_none() {
+            // NCCL refuses two ranks on one GPU unless they seem to be on different hosts.
+            command.env("NCCL_HOSTID", format!("guard-{}", std::process::id()));
+        }
         // What it prints outside of its log, as a panic or a loader's complaint, belongs into the same file.
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", arguments.worker.display()))?;

@@ -177,6 +177,7 @@ impl Training<'_> {
         if course.config.train.not_finite != NotFinitePolicy::Back {
             return Err(error);
         }
+        context.reporter.enter(Phase::Checkpoint);
         self.saver.wait()?;
         let restored = self.restorer.restore(self.state, &mut context.collective)?;
         let tries = self.detours.since(restored.step);
@@ -185,11 +186,11 @@ impl Training<'_> {
                 if restored.found { format!("{tries} other noises led there too") } else { "there is no checkpoint yet".into() };
             return Err(error.context(format!("cannot go back from step {failed}: {why}")));
         }
+        self.detours.take(restored.step..failed);
+        context.reporter.resume_at(restored.step);
         if context.place.is_leader() {
             context.reporter.setback(Setback { step: failed, kind: SetbackKind::BackTo(restored.step) });
         }
-        self.detours.take(restored.step..failed);
-        context.reporter.resume_at(restored.step);
         Ok(restored.step)
     }
 
