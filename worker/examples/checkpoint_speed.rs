@@ -101,8 +101,7 @@ impl Bench {
         let rows = self.data.rows();
         self.data.noise = self.noise.draw(self.data.step, &(0..rows), 0);
         let hold = || self.saver.before_update();
-        let outcome =
-            self.recipe.run(&mut self.state, &self.data, Wishes::default(), &self.reducer, &mut Laps::default(), hold)?;
+        let outcome = self.recipe.run(&mut self.state, &self.data, Wishes::default(), &self.reducer, &mut Laps::default(), hold)?;
         let loss = outcome.loss.double_value(&[]);
         anyhow::ensure!(loss.is_finite(), "the loss is {loss}");
         self.data.step += 1;
