@@ -1,9 +1,10 @@
 //! `orchestrator checkpoint`, and SIGUSR2, of launches with real processes: the orchestrator as users start it, with a stand-in for the
 //! worker (`examples/fake_worker.rs`).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 const CONFIG: &str = include_str!("../../configs/quickstart.toml");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with a configuration and a data set of one row, which is enough to be launched.
+/// A folder with a configuration and a data set of one batch, which is enough to be launched.
 struct Lab {
     folder: tempfile::TempDir,
     worker: PathBuf,
@@ -35,8 +36,8 @@ impl Lab {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let schema = Schema { columns: vec![Column::hot("moments", DType::U8, &[1])] };
-            let writer = ShardWriter::open(store, schema, json!({}), 1, 1).await.unwrap();
-            writer.write_shard(0, &[vec![1]]).await.unwrap();
+            let writer = ShardWriter::open(store, schema, json!({}), 16, 16).await.unwrap();
+            writer.write_shard(0, &[vec![1; 16]]).await.unwrap();
             writer.commit().await.unwrap();
         });
         Self { folder, worker }
@@ -57,7 +58,11 @@ impl Lab {
         let mut child = self.command(&arguments).spawn().unwrap();
         let journal = RunDir::new(self.folder.path().join("runs/quickstart")).job_dir(job.parse().unwrap()).journal();
         self.until(|| {
-            assert!(child.try_wait().unwrap().is_none(), "the launch has ended");
+            if child.try_wait().unwrap().is_some() {
+                let mut said = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("the launch has ended: {said}");
+            }
             events(&journal).contains(&Event::Running)
         });
         child

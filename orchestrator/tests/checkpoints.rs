@@ -159,7 +159,10 @@ fn the_list_says_what_lies_where() {
     assert_eq!(steps(&lab.json(&["list", "runs/a", "--all"], 0)["checkpoints"]), [40, 30, 20, 15, 10]);
 
     let text = lab.text(&["list", "runs/a"], 0);
-    assert!(text.contains("25 MB") && text.contains("url, also 1") && text.contains("1 remainder of interrupted saves"), "{text}");
+    assert!(
+        text.contains("25.2 MB") && text.contains("url, also 1") && text.contains("1 remainder of interrupted saves"),
+        "{text}"
+    );
     let partial = lab.text(&["list", "runs/a", "--all"], 0);
     assert!(partial.lines().any(|line| line.contains("15") && line.contains("2.0 kB") && line.contains("partial")), "{partial}");
     // A place without its run: no age, and everything else.
@@ -208,7 +211,7 @@ fn pruning_says_what_would_go_and_removes_that_when_told_to() {
     // The newest is damaged: one more stays in its place.
     lab.damage(40);
     let done = lab.text(&["prune", "runs/a", "--yes"], 0);
-    assert!(done.contains("4 attempts, 76 MB: removed\n5 attempts, "), "{done}");
+    assert!(done.contains("4 attempts, 75.5 MB: removed\n5 attempts, "), "{done}");
     assert_eq!(steps(&lab.json(&["list", "runs/a", "--all"], 0)["checkpoints"]), [40, 30, 20]);
     assert!(lab.text(&["prune", "runs/a", "--yes"], 0).starts_with("nothing to clear away in "));
     assert!(!Path::new(&lab.path("runs/a/checkpoints/0000000010")).exists());

@@ -98,6 +98,9 @@ class Savers:
             from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
             kind = AsyncCheckpointerType.PROCESS if saver == "dcp process" else AsyncCheckpointerType.THREAD
+            if not self.torch.distributed.is_initialized():
+                # As in any distributed training; without one there is no saving by another process.
+                self.torch.distributed.init_process_group("gloo", init_method=f"file://{self.folder}/meet", rank=0, world_size=1)
             writer = dcp.FileSystemWriter(place, overwrite=True)
             self.pending = dcp.async_save(self.dcp_state(), storage_writer=writer, async_checkpointer_type=kind)
 

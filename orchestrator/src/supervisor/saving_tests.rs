@@ -33,6 +33,7 @@ fn committed(step: u64, seconds: f64) -> FromWorker {
 #[test]
 fn workers_that_come_later_are_told_until_it_is_there() {
     let mut story = training();
+    story.wait(5);
     let commands = story.feed(Event::Save("orchestrator checkpoint"));
     assert_eq!((asked(&commands), recorded(&commands)), (WORLD, 1));
     // One that was under way does not count.

@@ -23,13 +23,13 @@ pub(super) async fn run(run: &str, to: &str, average: bool, step: Option<u64>, a
         return Err(Failure::bad_input(text));
     };
     let target = Store::open(to).or_bad_input()?;
+    if target.list("").await?.iter().any(|entry| NETWORKS.iter().any(|network| entry.name.starts_with(network.folder))) {
+        return Err(Failure::bad_input(format!("{} already holds networks: choose another folder", target.url())));
+    }
     let (store, manifest) = whole(&source, step).await?;
     if average && manifest.part(&weights_part(NETWORKS[0].module, true)).is_none() {
         let (url, step) = (store.url(), manifest.step);
         return Err(Failure::bad_input(format!("{url}: no moving average in step {step} (train.ema_decay = 0)")));
-    }
-    if target.list("").await?.iter().any(|entry| NETWORKS.iter().any(|network| entry.name.starts_with(network.folder))) {
-        return Err(Failure::bad_input(format!("{} already holds networks: choose another folder", target.url())));
     }
     copy(store, &manifest, config, &target, average).await?;
     if as_json {
