@@ -122,7 +122,7 @@ impl Training<'_> {
             course.count(course.config.train.global_batch);
         }
         reporter.enter(Phase::Checkpoint);
-        self.saver.wait()?;
+        self.saver.finish()?;
         context.collective.barrier()?;
         Ok(course.ended)
     }
@@ -136,6 +136,7 @@ impl Training<'_> {
         context: &JobContext,
     ) -> anyhow::Result<Option<(Batch, Tensor)>> {
         let reporter = &context.reporter;
+        self.saver.check()?;
         reporter.enter(Phase::Data);
         course.laps.enter(Lap::Data);
         let Some(batch) = loader.next_batch()? else { return Ok(None) };
