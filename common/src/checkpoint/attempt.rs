@@ -114,6 +114,10 @@ impl Attempt {
                     }
                     Err(_) => tokio::time::sleep(pause).await,
                 }
+                if pause == longest {
+                    // Whoever has taken over clears away what this attempt has written, notes too.
+                    self.check_fence().await?;
+                }
                 pause = longest.min(pause * 5 / 4);
             };
             let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
