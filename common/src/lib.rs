@@ -6,6 +6,7 @@ pub mod backend;
 pub mod checkpoint;
 pub mod config;
 pub mod control;
+pub mod crash;
 pub mod job;
 pub mod journal;
 pub mod official;

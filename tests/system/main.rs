@@ -6,18 +6,23 @@
 
 mod bad_input;
 mod cluster;
+mod crashes;
+mod full_disk;
 mod lab;
 mod light_binary;
 mod nccl;
 mod official;
 mod peers;
 mod pipeline;
+mod power_cut;
 mod precision;
 mod processes;
 mod records;
 mod rehearsal;
+mod retention;
 mod saving;
 mod slurm;
 mod snapshot;
 mod survival;
+mod torture;
 mod world_size;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use common::checkpoint::{CheckpointStore, Manifest};
 use common::run_dir::RunDir;
@@ -12,7 +13,7 @@ use serde_json::Value;
 pub type Weights = BTreeMap<String, blake3::Hash>;
 
 /// The whole lines of a JSONL file; none when there is no file. A last line that is only half there does not count.
-pub fn lines(path: &std::path::Path) -> Vec<Value> {
+pub fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
@@ -36,24 +37,31 @@ pub fn generations(run: &RunDir) -> u64 {
 
 /// The step of the newest checkpoint that verifies.
 pub fn newest_checkpoint(run: &RunDir) -> Option<u64> {
-    newest(run).map(|(_, manifest)| manifest.step)
+    newest(&run.checkpoints()).map(|(_, manifest)| manifest.step)
 }
 
 /// The parts of the newest checkpoint, which has to be of `step`.
 pub fn final_weights(run: &RunDir, step: u64) -> Weights {
-    let (store, manifest) = newest(run).expect("a checkpoint");
+    weights_in(&run.checkpoints(), step)
+}
+
+/// The same of the checkpoints in any folder.
+pub fn weights_in(folder: &Path, step: u64) -> Weights {
+    let (store, manifest) = newest(folder).expect("a checkpoint");
     assert_eq!(manifest.step, step);
     assert!(manifest.parts.iter().any(|part| part.name.contains("weights")), "no weights among {:?}", manifest.parts);
     let digest = |part| blake3::hash(&wait_for(store.read_part(part)).unwrap());
     manifest.parts.iter().map(|part| (part.name.clone(), digest(part))).collect()
 }
 
-fn newest(run: &RunDir) -> Option<(CheckpointStore, Manifest)> {
-    let store = CheckpointStore::new(Store::open(&run.checkpoints().display().to_string()).unwrap());
+/// The newest checkpoint in a folder that verifies.
+pub fn newest(folder: &Path) -> Option<(CheckpointStore, Manifest)> {
+    let store = CheckpointStore::new(Store::open(&folder.display().to_string()).unwrap());
     let (manifest, _) = wait_for(store.newest_verified()).unwrap();
     manifest.map(|manifest| (store, manifest))
 }
 
-fn wait_for<F: Future>(future: F) -> F::Output {
+/// What a future comes to.
+pub fn wait_for<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

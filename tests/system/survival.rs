@@ -10,10 +10,10 @@ use crate::lab::{Lab, PATIENCE};
 use crate::records::{Weights, final_weights, generations, last_step, newest_checkpoint};
 
 /// The steps of `tiny.toml`.
-const STEPS: u64 = 40;
+pub const STEPS: u64 = 40;
 
 /// The weights of the run that nothing disturbs.
-fn undisturbed() -> &'static Weights {
+pub fn undisturbed() -> &'static Weights {
     static WEIGHTS: OnceLock<Weights> = OnceLock::new();
     WEIGHTS.get_or_init(|| {
         let lab = Lab::prepared();

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::{self, PART_SUFFIX, Place, is_part_name, share_name};
-use super::store::Known;
+use super::catalogue::{self, LATEST, PART_SUFFIX, Place, is_part_name, share_name};
+use super::known::Known;
 use super::{CheckpointError, Manifest, Part, VERSION};
+use crate::crash::{self, Point};
 use crate::sealed;
 use crate::storage::{StorageError, Store};
 
@@ -37,10 +38,13 @@ pub struct Fence {
 struct Share {
     version: u32,
     parts: Vec<Part>,
+    /// Why the writer could not write them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
 }
 
-/// How often it is looked whether another writer is done.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How soon, and then how often, it is looked whether another writer is done.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 impl Attempt {
     /// Writes a part and returns what the manifest says about it. When this returns, the part survives a power cut. Parts may be
@@ -61,6 +65,7 @@ impl Attempt {
                 hasher.update(bytes);
             })
             .await?;
+        crash::point(Point::PartWritten);
         Ok(Part { object, name: name.to_owned(), bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
 
@@ -69,35 +74,86 @@ impl Attempt {
     /// # Errors
     /// The store fails.
     pub async fn write_share(&self, writer: usize, parts: Vec<Part>) -> Result<(), CheckpointError> {
+        self.note(writer, Share { version: VERSION, parts, failure: None }).await?;
+        crash::point(Point::ShareWritten);
+        Ok(())
+    }
+
+    /// Says that writer number `writer` will not write its parts, so that nobody waits for them.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn write_failure(&self, writer: usize, reason: String) -> Result<(), CheckpointError> {
+        self.note(writer, Share { version: VERSION, parts: Vec::new(), failure: Some(reason) }).await
+    }
+
+    async fn note(&self, writer: usize, share: Share) -> Result<(), CheckpointError> {
         let object = self.share(writer);
         let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
-        let (document, _) = sealed::seal(&Share { version: VERSION, parts }).map_err(refused)?;
+        let (document, _) = sealed::seal(&share).map_err(refused)?;
         Ok(self.store.put(&object, document).await?)
     }
 
-    /// The parts that all of `writers` writers have written, waiting for them until `limit` is over.
+    /// The parts that all of `writers` writers have written. Waits for them until `give_up` says that this has taken too long.
     ///
     /// # Errors
-    /// The store fails, or a writer is not done within the limit.
-    pub async fn gather(&self, writers: usize, limit: Duration) -> Result<Vec<Part>, CheckpointError> {
-        let deadline = Instant::now() + limit;
+    /// The store fails, a writer has failed, or one is not done in time.
+    pub async fn gather(&self, writers: usize, give_up: impl Fn(Duration) -> bool) -> Result<Vec<Part>, CheckpointError> {
+        let started = Instant::now();
         let mut parts = Vec::new();
         for writer in 0..writers {
             let object = self.share(writer);
+            let [mut pause, longest] = LOOK_AGAIN;
             let document = loop {
                 match self.store.get(&object).await {
                     Ok(document) => break document,
                     Err(error) if !error.is_not_found() => return Err(error.into()),
-                    Err(_) if Instant::now() > deadline => {
-                        return Err(CheckpointError::Late { writer, object: self.store.name_url(&object), limit });
+                    Err(_) if give_up(started.elapsed()) => {
+                        let (object, waited) = (self.store.name_url(&object), started.elapsed());
+                        return Err(CheckpointError::Late { writer, object, waited });
                     }
-                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                    Err(_) => tokio::time::sleep(pause).await,
                 }
+                if pause == longest {
+                    // Whoever has taken over clears away what this attempt has written, notes too.
+                    self.check_fence().await?;
+                }
+                pause = longest.min(pause * 5 / 4);
             };
             let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
-            parts.extend(sealed::open::<Share>(&document, VERSION).map_err(refused)?.0.parts);
+            let share = sealed::open::<Share>(&document, VERSION).map_err(refused)?.0;
+            if let Some(reason) = share.failure {
+                return Err(CheckpointError::Writer { writer, reason });
+            }
+            parts.extend(share.parts);
+            crash::point(Point::Gathering);
         }
         Ok(parts)
+    }
+
+    /// Removes the parts of these names as far as they were written: they will never be complete, and take room.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn withdraw(&self, names: impl Iterator<Item = &str>) -> Result<(), CheckpointError> {
+        let mut failure = None;
+        for name in names {
+            let deleted = self.store.delete(&format!("{}/{name}{PART_SUFFIX}", self.place.folder())).await;
+            failure = failure.or(deleted.err());
+        }
+        failure.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Removes what this attempt has written so far: it will never be a checkpoint, and takes room. Not after a commit that may have
+    /// succeeded. What another writer is still writing stays for [`collect`](super::CheckpointStore::collect).
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn abandon(&self) -> Result<(), CheckpointError> {
+        for entry in self.store.list(&self.place.folder()).await? {
+            self.store.delete(&entry.name).await?;
+        }
+        Ok(())
     }
 
     fn share(&self, writer: usize) -> String {
@@ -105,7 +161,7 @@ impl Attempt {
     }
 
     /// Makes the parts a checkpoint. Step and generation must be those of the attempt, and every part must be in place in full size.
-    pub async fn commit(self, manifest: &Manifest) -> Result<(), CheckpointError> {
+    pub async fn commit(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
         let refused = |reason: String| Err(CheckpointError::Commit { folder: self.store.name_url(&self.place.folder()), reason });
         let Place { step, generation, .. } = self.place;
         if (manifest.step, manifest.generation, manifest.version) != (step, generation, VERSION) {
@@ -132,9 +188,14 @@ impl Attempt {
         let object = self.place.manifest();
         let (document, _) =
             sealed::seal(manifest).map_err(|reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason })?;
+        // The folders may be new, and not this module's.
+        self.known.anchor_once(&self.store)?;
+        crash::point(Point::BeforeManifest);
         self.store.put_new(&object, document).await?;
-        self.known.remember(self.place.clone(), true);
+        crash::point(Point::AfterManifest);
+        self.known.remember(&self.place, true);
         self.point_to_it().await;
+        crash::point(Point::AfterLatest);
         Ok(())
     }
 
@@ -164,6 +225,3 @@ impl Attempt {
         }
     }
 }
-
-/// The object that names the newest checkpoint.
-const LATEST: &str = "LATEST";

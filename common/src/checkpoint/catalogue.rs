@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+/// The object that names the newest checkpoint, for people.
+pub(super) const LATEST: &str = "LATEST";
+/// The object that names the run whose checkpoints these are.
+pub(super) const OWNER: &str = "OWNER";
 /// Name of the manifest in an attempt's folder.
 pub(super) const MANIFEST: &str = "manifest.json";
 /// Ends the name of a part.

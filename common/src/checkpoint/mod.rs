@@ -4,6 +4,8 @@
 //! 0000001000/000002-5f0c93d2a7b41e68/weights.safetensors      step 1000, saved by generation 2
 //! 0000001000/000002-5f0c93d2a7b41e68/moments.safetensors
 //! 0000001000/000002-5f0c93d2a7b41e68/manifest.json            the last object: the commit point
+//! OWNER                                                       the run whose checkpoints these are
+//! LATEST                                                      the newest one, for people
 //! ```
 //!
 //! Every attempt to save has a folder of its own, with a random number in its name, so no object is ever written twice and two
@@ -14,6 +16,9 @@
 mod attempt;
 mod catalogue;
 mod inspect;
+mod known;
+#[cfg(test)]
+mod mishaps;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -129,14 +134,34 @@ pub enum CheckpointError {
         reason: String,
     },
     /// Another writer of the same checkpoint is not done.
-    #[error("{object}: writer {writer} of this checkpoint was not done within {limit:?}")]
+    #[error("{object}: writer {writer} of this checkpoint was not done after {} s", .waited.as_secs())]
     Late {
         /// Its number.
         writer: usize,
         /// The note that it should have left.
         object: String,
         /// How long was waited.
-        limit: Duration,
+        waited: Duration,
+    },
+    /// Another writer of the same checkpoint could not write its parts.
+    #[error("writer {writer} of this checkpoint has failed: {reason}")]
+    Writer {
+        /// Its number.
+        writer: usize,
+        /// What it says.
+        reason: String,
+    },
+    /// The checkpoints here are another run's, and each would clear away the other's.
+    #[error(
+        "{url}: these are the checkpoints of run {found:?}, and this is run {own:?}; give each run a checkpoint.url of its own"
+    )]
+    Owner {
+        /// The checkpoints.
+        url: String,
+        /// Whose they are.
+        found: String,
+        /// This run.
+        own: String,
     },
     /// A later generation saves into the same place.
     #[error(
@@ -163,7 +188,18 @@ impl CheckpointError {
         match self {
             Self::Storage(error) => matches!(error, StorageError::NotFound { .. } | StorageError::Size { .. }),
             Self::Manifest { .. } | Self::Misplaced { .. } | Self::Corrupt { .. } => true,
-            Self::PartName { .. } | Self::Commit { .. } | Self::Late { .. } | Self::Fenced { .. } | Self::Random(_) => false,
+            Self::PartName { .. }
+            | Self::Commit { .. }
+            | Self::Late { .. }
+            | Self::Writer { .. }
+            | Self::Owner { .. }
+            | Self::Fenced { .. }
+            | Self::Random(_) => false,
         }
+    }
+
+    /// Whether this run has no business here any more, so that going on or starting again would only do harm.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Owner { .. } | Self::Fenced { .. })
     }
 }

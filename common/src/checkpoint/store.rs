@@ -1,12 +1,14 @@
 //! Where a run's checkpoints lie: find the newest good one, read it, clear old ones away.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::catalogue::{self, Candidate, Found, Place, Retention};
+use super::catalogue::{self, Candidate, Found, LATEST, OWNER, Place, Retention};
+use super::known::Known;
 use super::{Attempt, CheckpointError, Fence, Manifest, Part, VERSION};
+use crate::crash::{self, Point};
 use crate::sealed;
 use crate::storage::{StorageError, Store};
 
@@ -42,20 +44,6 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Which attempts this process has found whole or damaged, so that clearing away reads each checkpoint once and not every time.
-#[derive(Clone, Default)]
-pub(super) struct Known(Arc<Mutex<HashMap<String, bool>>>);
-
-impl Known {
-    pub(super) fn remember(&self, place: Place, good: bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place.folder(), good);
-    }
-
-    fn recall(&self, place: &Place) -> Option<bool> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&place.folder()).copied()
-    }
-}
-
 impl CheckpointStore {
     /// The checkpoints in `store`. Nothing is read or written.
     pub fn new(store: Store) -> Self {
@@ -65,6 +53,28 @@ impl CheckpointStore {
     /// Where the checkpoints are, for messages.
     pub fn url(&self) -> &str {
         self.store.url()
+    }
+
+    /// Makes this the place of the checkpoints of the run `own`, if it is nobody's yet. Whoever saves calls this once before: two runs
+    /// in one place would clear away each other's checkpoints.
+    ///
+    /// # Errors
+    /// It is another run's, or the store fails.
+    pub async fn claim(&self, own: &str) -> Result<(), CheckpointError> {
+        let found = match self.store.get(OWNER).await {
+            Err(error) if error.is_not_found() => {
+                let claimed = self.store.put_new(OWNER, format!("{own}\n").into()).await;
+                let Err(error) = claimed else { return Ok(()) };
+                // Another run may have been faster.
+                self.store.get(OWNER).await.map_err(|_| error)?
+            }
+            found => found?,
+        };
+        let found = String::from_utf8_lossy(&found).trim_end().to_owned();
+        if found == own {
+            return Ok(());
+        }
+        Err(CheckpointError::Owner { url: self.url().to_owned(), found, own: own.to_owned() })
     }
 
     /// Begins to save `step` in a folder that nobody else writes to.
@@ -119,8 +129,39 @@ impl CheckpointStore {
         Ok((None, skipped))
     }
 
+    /// Takes note that somebody has read the whole checkpoint and found it `good` or not, so that it need not be read for
+    /// [`collect`](Self::collect), nor be counted among the good ones because it once was.
+    pub fn judge(&self, manifest: &Manifest, good: bool) {
+        let folders = manifest.parts.iter().filter_map(|part| part.object.rsplit_once('/'));
+        if let Some(place) = folders.filter_map(|(folder, _)| Place::parse(folder)).next() {
+            self.known.remember(&place, good);
+        }
+    }
+
+    /// Copies the newest checkpoint to `other`, if that has none as new. Returns the step of what was copied.
+    ///
+    /// # Errors
+    /// One of the stores fails, or the checkpoint is damaged.
+    pub async fn bring_up_to_date(&self, other: &Self) -> Result<Option<u64>, CheckpointError> {
+        let newest = |attempts: Vec<Found>| attempts.into_iter().map(|found| (found.committed, found.place)).find(|(is, _)| *is);
+        let Some((_, place)) = newest(self.attempts().await?) else { return Ok(None) };
+        if newest(other.attempts().await?).is_some_and(|(_, there)| there.step >= place.step) {
+            return Ok(None);
+        }
+        let manifest = self.manifest(&place).await?;
+        for part in &manifest.parts {
+            other.store.put(&part.object, self.read_part(part).await?).await?;
+        }
+        let object = place.manifest();
+        other.known.anchor_once(&other.store)?;
+        other.store.put_new(&object, self.store.get(&object).await?).await?;
+        other.known.remember(&place, true);
+        Ok(Some(place.step))
+    }
+
     /// The bytes of a part, verified; read a second time before damage is an error.
     pub async fn read_part(&self, part: &Part) -> Result<Bytes, CheckpointError> {
+        self.check_size(part).await?;
         let bytes = self.store.get(&part.object).await?;
         let Err(error) = self.check_part(part, &bytes) else { return Ok(bytes) };
         tracing::warn!("reading a part again: {error}");
@@ -140,7 +181,7 @@ impl CheckpointStore {
             let good = good_ones < retention.last && found.committed && self.is_good(&found.place).await?;
             good_ones += usize::from(good);
             let judged = retention.best > 0 && found.committed;
-            let figure = if judged { self.figure(&found.place).await? } else { None };
+            let figure = if judged { self.figure(&found).await? } else { None };
             attempts.push(Candidate { found, good, figure });
         }
         let mut removed = Vec::new();
@@ -148,16 +189,30 @@ impl CheckpointStore {
             self.remove(attempt).await?;
             removed.push(attempt.place.folder());
         }
+        for object in [LATEST, OWNER] {
+            self.store.remove_unfinished_of(object);
+        }
         Ok(removed)
     }
 
-    /// What a checkpoint may be judged by; nothing if its manifest cannot be read.
-    async fn figure(&self, place: &Place) -> Result<Option<f64>, CheckpointError> {
-        match self.manifest(place).await {
-            Ok(manifest) => Ok(manifest.figure),
-            Err(error) if error.is_damage() => Ok(None),
-            Err(error) => Err(error),
+    /// What a checkpoint may be judged by; nothing if its manifest cannot be read or it is not whole, as far as is known: it must not
+    /// take the place of one that is.
+    async fn figure(&self, found: &Found) -> Result<Option<f64>, CheckpointError> {
+        let place = &found.place;
+        if self.known.recall(place) == Some(false) {
+            return Ok(None);
         }
+        if let Some(figure) = self.known.figure(place) {
+            return Ok(figure);
+        }
+        let figure = match self.manifest(place).await {
+            Ok(manifest) if manifest.parts.iter().all(|part| found.parts.contains(&part.object)) => manifest.figure,
+            Ok(_) => None,
+            Err(error) if error.is_damage() => None,
+            Err(error) => return Err(error),
+        };
+        self.known.remember_figure(place, figure);
+        Ok(figure)
     }
 
     async fn attempts(&self) -> Result<Vec<Found>, CheckpointError> {
@@ -181,8 +236,8 @@ impl CheckpointStore {
     async fn verify(&self, place: &Place) -> Result<Manifest, CheckpointError> {
         let result = self.verify_bytes(place).await;
         match &result {
-            Ok(_) => self.known.remember(place.clone(), true),
-            Err(error) if error.is_damage() => self.known.remember(place.clone(), false),
+            Ok(_) => self.known.remember(place, true),
+            Err(error) if error.is_damage() => self.known.remember(place, false),
             Err(_) => {}
         }
         result
@@ -214,17 +269,22 @@ impl CheckpointStore {
 
     /// Digests a part piece by piece: a part may be larger than what is left of the memory.
     async fn verify_part(&self, part: &Part) -> Result<(), CheckpointError> {
-        let object = || self.store.name_url(&part.object);
-        match self.store.size(&part.object).await? {
-            Some(bytes) if bytes == part.bytes => {}
-            Some(found) => return Err(StorageError::Size { object: object(), expected: part.bytes, found }.into()),
-            None => return Err(StorageError::NotFound { object: object() }.into()),
-        }
+        self.check_size(part).await?;
         let mut hasher = blake3::Hasher::new();
         for start in (0..part.bytes).step_by(VERIFY_BYTES as usize) {
             hasher.update(&self.store.get_range(&part.object, start..part.bytes.min(start + VERIFY_BYTES)).await?);
         }
         self.compare(part, hasher.finalize())
+    }
+
+    /// An object of another size is not read at all.
+    async fn check_size(&self, part: &Part) -> Result<(), CheckpointError> {
+        let object = || self.store.name_url(&part.object);
+        match self.store.size(&part.object).await? {
+            Some(bytes) if bytes == part.bytes => Ok(()),
+            Some(found) => Err(StorageError::Size { object: object(), expected: part.bytes, found }.into()),
+            None => Err(StorageError::NotFound { object: object() }.into()),
+        }
     }
 
     fn check_part(&self, part: &Part, bytes: &Bytes) -> Result<(), CheckpointError> {
@@ -240,13 +300,20 @@ impl CheckpointStore {
         Err(CheckpointError::Corrupt { object, expected: part.blake3.clone(), found: found.to_string() })
     }
 
-    /// The manifest first: a half-removed checkpoint must not look like a whole one.
+    /// The manifest first, and for good: a half-removed checkpoint must not look like a whole one.
     async fn remove(&self, attempt: &Found) -> Result<(), CheckpointError> {
-        self.store.delete(&attempt.place.manifest()).await?;
+        let folder = attempt.place.folder();
+        if attempt.committed {
+            self.store.delete(&attempt.place.manifest()).await?;
+            self.store.sync_deletions(&folder);
+            crash::point(Point::ManifestDeleted);
+        }
         for part in &attempt.parts {
             self.store.delete(part).await?;
+            crash::point(Point::PartDeleted);
         }
-        self.store.remove_unfinished(&attempt.place.folder());
+        self.store.remove_unfinished(&folder);
+        self.known.forget(&attempt.place);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::storage::Store;
 use crate::storage::faulty::Faults;
 
 /// Saves two small parts that differ from step to step, and returns the manifest's object name.
-async fn save(checkpoints: &CheckpointStore, step: u64) -> Result<String, CheckpointError> {
+pub(super) async fn save(checkpoints: &CheckpointStore, step: u64) -> Result<String, CheckpointError> {
     let attempt = checkpoints.begin(step, 1)?;
     let weights = attempt.write_part("weights", contents("weights", step)).await?;
     let moments = attempt.write_part("moments", contents("moments", step)).await?;
@@ -21,7 +21,7 @@ async fn save(checkpoints: &CheckpointStore, step: u64) -> Result<String, Checkp
     attempt.commit(&manifest).await.map(|()| object)
 }
 
-fn manifest(step: u64, generation: u64, parts: Vec<Part>) -> Manifest {
+pub(super) fn manifest(step: u64, generation: u64, parts: Vec<Part>) -> Manifest {
     Manifest {
         version: VERSION,
         run_id: "run".into(),
@@ -36,12 +36,12 @@ fn manifest(step: u64, generation: u64, parts: Vec<Part>) -> Manifest {
     }
 }
 
-fn contents(name: &str, step: u64) -> Bytes {
+pub(super) fn contents(name: &str, step: u64) -> Bytes {
     format!("{name} of step {step}").into()
 }
 
 /// The step that a resumed run would start from; its parts must read back as they were saved.
-async fn newest(checkpoints: &CheckpointStore) -> Option<u64> {
+pub(super) async fn newest(checkpoints: &CheckpointStore) -> Option<u64> {
     let manifest = checkpoints.newest_verified().await.unwrap().0?;
     for part in &manifest.parts {
         assert_eq!(checkpoints.read_part(part).await.unwrap(), contents(&part.name, manifest.step));
@@ -253,7 +253,7 @@ async fn writers_that_share_a_checkpoint_are_waited_for() {
     };
     let gathering = async {
         let attempt = join(7);
-        let parts = attempt.gather(3, Duration::from_secs(60)).await.unwrap();
+        let parts = attempt.gather(3, |waited| waited > Duration::from_secs(60)).await.unwrap();
         (attempt, parts)
     };
     let ((attempt, parts), ..) = tokio::join!(gathering, write(2, 7), write(0, 7), write(1, 7));
@@ -262,7 +262,7 @@ async fn writers_that_share_a_checkpoint_are_waited_for() {
     assert_eq!(checkpoints.newest_verified().await.unwrap().0.unwrap().parts.len(), 3);
 
     write(0, 8).await;
-    let error = join(8).gather(2, Duration::from_millis(1)).await.unwrap_err().to_string();
+    let error = join(8).gather(2, |_| true).await.unwrap_err().to_string();
     assert!(error.contains("writer 1 of this checkpoint was not done") && error.contains("share-00001.json"), "{error}");
     for step in [6, 7] {
         save(&checkpoints, step).await.unwrap();

@@ -1,4 +1,5 @@
-//! A store in memory that fails on command, for tests: a crash after any number of writes, flipped bits, an unreachable server.
+//! A store in memory that fails on command, for tests: a crash after any number of writes, lost answers, conflicts that are none, flipped
+//! bits, an unreachable server.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt;
@@ -12,7 +13,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::Store;
@@ -31,6 +32,10 @@ pub(crate) struct Faults {
     pub(crate) flips: AtomicU64,
     /// Whether reads fail.
     pub(crate) unreachable: AtomicBool,
+    /// The next creations that take effect, while their answers are lost.
+    pub(crate) lost_answers: AtomicU64,
+    /// The next creations that are refused as if the object were there, which it is not.
+    pub(crate) false_conflicts: AtomicU64,
 }
 
 impl Faults {
@@ -60,6 +65,11 @@ impl Faults {
     }
 }
 
+/// Whether it is one of the next few.
+fn counts_down(left: &AtomicU64) -> bool {
+    left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
 fn failure() -> Error {
     Error::Generic { store: "faulty", source: "switched off".into() }
 }
@@ -80,7 +90,14 @@ impl ObjectStore for Faulty {
         if !lands {
             return Err(failure());
         }
+        let creates = options.mode == PutMode::Create;
+        if creates && counts_down(&self.0.false_conflicts) {
+            return Err(Error::AlreadyExists { path: location.to_string(), source: "409 Conflict".into() });
+        }
         let result = self.0.inner.put_opts(location, payload, options).await?;
+        if creates && counts_down(&self.0.lost_answers) {
+            return Err(failure());
+        }
         answer.map(|()| result)
     }
 
@@ -97,7 +114,7 @@ impl ObjectStore for Faulty {
         if !head {
             self.0.reads.fetch_add(1, SeqCst);
         }
-        if head || self.0.flips.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+        if head || !counts_down(&self.0.flips) {
             return Ok(result);
         }
         let GetResultPayload::Stream(stream) = result.payload else { unreachable!("memory streams") };

@@ -3,6 +3,13 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+pub(super) use nix::libc::{EDQUOT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM};
+
+/// Makes the entries of a folder survive a power cut.
+pub(super) fn sync(folder: &Path) -> io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
 /// The path from the root, whether or not it exists. `..` is resolved as the operating system would, through symbolic links.
 pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
@@ -42,6 +49,14 @@ pub(super) fn remove_empty_parents(root: &Path, name: &str) {
             return;
         }
     }
+}
+
+/// Names, relative to `root`, of the unfinished writes of the object `name`.
+pub(super) fn staged(root: &Path, name: &str) -> Vec<String> {
+    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let Ok(entries) = std::fs::read_dir(root.join(folder)) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| Some(Path::new(folder).join(entry.file_name()).to_str()?.to_owned()));
+    names.filter(|staged| is_unfinished(staged) && staged.rsplit_once('#').is_some_and(|(object, _)| object == name)).collect()
 }
 
 /// Names, relative to `root`, of the unfinished writes in `folder` and below; sorted.

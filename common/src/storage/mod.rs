@@ -28,6 +28,8 @@ const WHOLE_PUT: usize = 32 << 20;
 const PART: usize = 16 << 20;
 /// Most parts of one upload (the limit of S3).
 const MAX_PARTS: usize = 10_000;
+/// How often an object is created that the store says is there, and is not.
+const CREATE_ATTEMPTS: usize = 3;
 /// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -66,6 +68,14 @@ pub enum StorageError {
         /// Bytes it has.
         found: u64,
     },
+    /// There is no room for the object.
+    #[error("cannot write {object}: {}; make room there, or choose another place", full(*.quota))]
+    Full {
+        /// The object.
+        object: String,
+        /// Whether it is the quota that is used up, and not the disk.
+        quota: bool,
+    },
     /// The store refused or failed.
     #[error("cannot {action} {object}: {source}")]
     Backend {
@@ -83,6 +93,10 @@ impl StorageError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+}
+
+fn full(quota: bool) -> &'static str {
+    if quota { "the quota is used up" } else { "no space is left on the device" }
 }
 
 /// An object found by [`Store::list`].
@@ -211,14 +225,26 @@ impl Store {
     /// it is the caller's word. An object with the same content passes: the answer to an earlier attempt may have been lost.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
         let path = self.path(name)?;
-        let options = PutOptions::from(PutMode::Create);
-        match self.backend.put_opts(&path, bytes.clone().into(), options).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
-                self.put(name, bytes).await
+        let mut attempts_left = CREATE_ATTEMPTS;
+        loop {
+            attempts_left -= 1;
+            let options = PutOptions::from(PutMode::Create);
+            let error = match self.backend.put_opts(&path, bytes.clone().into(), options).await {
+                Ok(_) => return Ok(()),
+                Err(error) if knows_no_create(&error) => return self.put(name, bytes).await,
+                Err(error) => error,
+            };
+            // Whatever was answered, what lies there now decides.
+            let there = self.get(name).await;
+            if there.as_ref().is_ok_and(|there| *there == bytes) {
+                return Ok(());
             }
-            Err(object_store::Error::AlreadyExists { .. }) if self.get(name).await.is_ok_and(|found| found == bytes) => Ok(()),
-            Err(error) => Err(self.failed("write", name, error)),
+            // A store that refuses because of a competitor who then withdraws, or because of itself, has to be asked again.
+            let refused = matches!(error, object_store::Error::AlreadyExists { .. });
+            let again = refused && there.is_err_and(|error| error.is_not_found()) && attempts_left > 0;
+            if !again {
+                return Err(self.failed("write", name, error));
+            }
         }
     }
 
@@ -228,7 +254,7 @@ impl Store {
         let path = self.path(name)?;
         let total: usize = pieces.iter().map(Bytes::len).sum();
         let written = if total > WHOLE_PUT {
-            self.put_in_parts(&path, pieces, total, &mut seen).await
+            self.put_in_parts(name, &path, pieces, total, &mut seen).await
         } else {
             pieces.iter().for_each(|piece| seen(piece));
             self.backend.put(&path, pieces.into_iter().collect()).await.map(drop)
@@ -238,6 +264,7 @@ impl Store {
 
     async fn put_in_parts(
         &self,
+        name: &str,
         path: &Path,
         pieces: Vec<Bytes>,
         total: usize,
@@ -252,7 +279,14 @@ impl Store {
             written.map(|joined| joined.unwrap_or_else(|error| Err(error.into())))
         });
         match futures::stream::iter(parts).buffer_unordered(PARTS_IN_FLIGHT).try_collect::<()>().await {
-            Ok(()) => upload.complete().await.map(drop),
+            Ok(()) => {
+                let completed = upload.complete().await.map(drop);
+                if completed.is_err() {
+                    // The backend leaves what it could not publish, and on a full disk there is no room for that.
+                    self.remove_unfinished_of(name);
+                }
+                completed
+            }
             Err(error) => {
                 // Parts of an upload that nobody aborts stay billed; the first error is the one to report.
                 if let Err(abort) = upload.abort().await {
@@ -319,6 +353,47 @@ impl Store {
         }
     }
 
+    /// Removes what interrupted writes of one object have left beside it. Only for objects that nobody is writing.
+    pub fn remove_unfinished_of(&self, name: &str) {
+        let Some(root) = &self.local else { return };
+        for staged in local::staged(root, name) {
+            if let Err(error) = std::fs::remove_file(root.join(&staged)) {
+                tracing::warn!("could not remove {}: {error}", self.name_url(&staged));
+            }
+        }
+    }
+
+    /// Makes the way to a local folder survive a power cut: the folder itself, and its name in every folder above. Objects need that
+    /// besides what writing them makes durable, when somebody else has made those folders.
+    pub fn anchor(&self) -> Result<(), StorageError> {
+        let Some(root) = &self.local else { return Ok(()) };
+        let failed = |source: std::io::Error| {
+            let source = object_store::Error::Generic { store: "local", source: source.into() };
+            StorageError::Backend { action: "sync", object: self.url.clone(), source: Box::new(source) }
+        };
+        std::fs::create_dir_all(root).map_err(failed)?;
+        local::sync(root).map_err(failed)?;
+        for folder in root.ancestors().skip(1) {
+            // Folders of others may be closed to this user, and were there before the run.
+            if let Err(error) = local::sync(folder) {
+                tracing::debug!("{}: {error}", folder.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes deletions in a local folder survive a power cut.
+    pub fn sync_deletions(&self, folder: &str) {
+        let Some(root) = &self.local else { return };
+        match local::sync(&root.join(folder)) {
+            // A folder that became empty is gone, and what was in it with it.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("could not sync {}: {error}", self.name_url(folder));
+            }
+            _ => {}
+        }
+    }
+
     fn path(&self, name: &str) -> Result<Path, StorageError> {
         let refused = |reason: String| StorageError::Name { object: self.name_url(name), reason };
         let path = Path::parse(name).map_err(|error| refused(error.to_string()))?;
@@ -340,9 +415,30 @@ impl Store {
     fn failed(&self, action: &'static str, name: &str, error: object_store::Error) -> StorageError {
         match error {
             object_store::Error::NotFound { .. } => StorageError::NotFound { object: self.name_url(name) },
+            error if matches!(errno(&error), Some(local::ENOSPC | local::EDQUOT)) => {
+                StorageError::Full { object: self.name_url(name), quota: errno(&error) == Some(local::EDQUOT) }
+            }
             error => StorageError::Backend { action, object: self.name_url(name), source: Box::new(error) },
         }
     }
+}
+
+/// The operating system's number for what went wrong, if it was asked.
+fn errno(error: &object_store::Error) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(number) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(number);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Whether a store cannot make sure that an object is new: it says so, or it is a file system without hard links.
+fn knows_no_create(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })
+        || matches!(errno(error), Some(local::EPERM | local::ENOSYS | local::EOPNOTSUPP))
 }
 
 /// The same bytes in parts of `size`, the last one smaller, each made of slices of the pieces.

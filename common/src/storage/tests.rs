@@ -128,3 +128,21 @@ async fn traces_of_interrupted_writes_can_be_removed() {
     assert_eq!(store.unfinished(""), Vec::<String>::new());
     assert_eq!(store.get("x/kept").await.unwrap(), "");
 }
+
+#[test]
+fn a_full_disk_is_called_that() {
+    let store = Store::open("/scratch/run").unwrap();
+    let failed = |number| {
+        let source = std::io::Error::from_raw_os_error(number).into();
+        store.failed("write", "a", object_store::Error::Generic { store: "local", source }).to_string()
+    };
+    assert_eq!(
+        failed(local::ENOSPC),
+        "cannot write /scratch/run/a: no space is left on the device; make room there, or choose another place"
+    );
+    assert!(failed(local::EDQUOT).contains("the quota is used up"));
+    assert!(failed(local::EPERM).starts_with("cannot write /scratch/run/a: "));
+    // A file system without hard links cannot say whether a name is new.
+    let unlinked = object_store::Error::Generic { store: "local", source: std::io::Error::from_raw_os_error(local::EPERM).into() };
+    assert!(knows_no_create(&unlinked));
+}

@@ -10,6 +10,7 @@ use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
 use common::checkpoint::{CheckpointStore, Listed, Manifest};
+use common::crash::{self, Point};
 use common::official::weights_part;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,11 +63,15 @@ impl Restorer {
             let read = self.read_share(store, &manifest, state, collective);
             match agree_on(read, collective) {
                 Ok(()) => {
+                    self.stores[store].judge(&manifest, true);
                     self.exchange(state, collective)?;
                     let detours = manifest.extra.get("detours").cloned().map(serde_json::from_value).transpose()?;
                     return Ok(Restored { step: manifest.step, found: true, detours: detours.unwrap_or_default() });
                 }
-                Err(error) if error.is_damage() => pass_over(&mut damaged, manifest.step, &error),
+                Err(error) if error.is_damage() => {
+                    self.stores[store].judge(&manifest, false);
+                    pass_over(&mut damaged, manifest.step, &error);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -125,6 +130,7 @@ impl Restorer {
             if owner == collective.rank() {
                 let bytes = read_part(store, manifest, &part.name, &self.runtime)?;
                 from_safetensors(Path::new(&format!("{}.safetensors", part.name)), &bytes, &part.variables(&flat))?;
+                crash::point(Point::Restoring);
             }
         }
         Ok(())

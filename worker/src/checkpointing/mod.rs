@@ -6,8 +6,12 @@
 
 mod load;
 mod parts;
+mod progress;
 mod save;
 mod snapshot;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use load::{Restored, Restorer, draw_nonce, load_weights};
 pub use save::{SaveTo, Saver};
@@ -96,6 +100,22 @@ pub enum CheckpointingError {
     /// The detours of a checkpoint cannot be read.
     #[error("the checkpoint's detours cannot be read: {0}")]
     Detours(#[from] serde_json::Error),
+    /// Saves have failed again and again.
+    #[error("{times} checkpoints in a row could not be saved, the last one because: {cause}")]
+    Again {
+        /// How many.
+        times: u32,
+        /// Why the last one could not.
+        cause: Box<Self>,
+    },
+    /// The run is over, and its last checkpoint is not where it shall be.
+    #[error("the checkpoint of step {step}, the last one, could not be saved: {cause}")]
+    Last {
+        /// The checkpoint.
+        step: u64,
+        /// Why.
+        cause: Box<Self>,
+    },
     /// The writing thread could not be started or has ended early.
     #[error("the checkpoint writer stopped: {0}")]
     Writer(String),
@@ -112,7 +132,12 @@ impl CheckpointingError {
                 | Self::Nothing { .. }
                 | Self::MissingPart { .. }
                 | Self::AllDamaged { .. }
-        )
+        ) || self.is_foreign()
+    }
+
+    /// Whether this run has no business at its checkpoints any more.
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Checkpoint(error) if error.is_foreign())
     }
 
     /// Whether it is the checkpoint that is damaged, so that an older one is the answer.
@@ -124,6 +149,9 @@ impl CheckpointingError {
         }
     }
 }
+
+/// The parts' files, each by its name and in pieces.
+type Files = [(String, [bytes::Bytes; 2])];
 
 /// Which run a checkpoint belongs to; what must match before it is resumed.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +179,11 @@ impl Identity {
             generation,
             world,
         }
+    }
+
+    /// The run's name.
+    fn run(&self) -> &str {
+        &self.run_id
     }
 
     /// The manifest of a checkpoint after `step` steps, parts still to come. The sampler's whole state is its position.

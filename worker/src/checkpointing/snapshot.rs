@@ -3,6 +3,7 @@
 use super::CheckpointingError;
 use super::parts::Part;
 use bytes::{Bytes, BytesMut};
+use common::crash::{self, Point};
 use tch::{Device, Kind, Tensor};
 use torch_shim::memory::{copy_non_blocking, empty_pinned};
 
@@ -45,6 +46,7 @@ impl Snapshot {
                 copy_out(&values, target, self.stage.as_mut())?;
                 rest = behind;
             }
+            crash::point(Point::Copying);
         }
         Ok(())
     }

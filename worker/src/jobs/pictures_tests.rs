@@ -100,7 +100,7 @@ fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime)
     let handle = runtime.handle().clone();
     let mut saver = Saver::start(to, state, &config.checkpoint, Device::Cpu, handle, Reporter::log_only()).unwrap();
     saver.save(state, 5, &Detours::default(), None).unwrap();
-    saver.wait().unwrap();
+    saver.finish().unwrap();
 }
 
 /// The last iterate differs from its moving average, which is still the initial weights: figures tell which of them was used.

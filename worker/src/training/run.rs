@@ -131,7 +131,7 @@ impl Training<'_> {
             course.count(course.config.train.global_batch);
         }
         reporter.enter(Phase::Checkpoint);
-        self.saver.wait()?;
+        self.saver.finish()?;
         context.collective.barrier()?;
         Ok(course.ended)
     }
@@ -145,6 +145,7 @@ impl Training<'_> {
         context: &JobContext,
     ) -> anyhow::Result<Option<(Batch, Tensor)>> {
         let reporter = &context.reporter;
+        self.saver.check()?;
         reporter.enter(Phase::Data);
         course.laps.enter(Lap::Data);
         let Some(batch) = loader.next_batch()? else { return Ok(None) };

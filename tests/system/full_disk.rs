@@ -1,0 +1,123 @@
+//! A disk that is really full: the run says so, keeps what it has, leaves nothing half-written, and goes on when there is room.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::geteuid;
+
+use crate::lab::{Lab, PATIENCE};
+use crate::records::{generations, newest, wait_for, weights_in};
+use crate::survival::{STEPS, undisturbed};
+use common::storage::Store;
+
+/// A small disk in memory; gone when dropped.
+struct Disk {
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// A disk of `bytes` bytes. Nothing without root, who alone may mount it: then `test` is to return, and counts as skipped.
+    fn new(folder: PathBuf, bytes: u64, test: &str) -> Option<Self> {
+        if !geteuid().is_root() {
+            // Past the capture of test output, for the summary of `make test`.
+            let line = format!("skipped full_disk::{test}: a small disk needs root\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return None;
+        }
+        fs::create_dir(&folder).unwrap();
+        let disk = Self { folder };
+        disk.mount(bytes, MsFlags::empty());
+        Some(disk)
+    }
+
+    fn mount(&self, bytes: u64, flags: MsFlags) {
+        mount(Some("tmpfs"), &self.folder, Some("tmpfs"), flags, Some(format!("size={bytes}").as_str())).unwrap();
+    }
+
+    /// Makes it larger or smaller.
+    fn resize(&self, bytes: u64) {
+        self.mount(bytes, MsFlags::MS_REMOUNT);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        umount2(&self.folder, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// Bytes that a checkpoint takes on a disk, by pages.
+fn checkpoint_bytes() -> u64 {
+    let lab = Lab::prepared();
+    lab.launch(&["--set", "train.steps=1"]).expect_success();
+    let (_, manifest) = newest(&lab.run().checkpoints()).unwrap();
+    // Beside the parts: a manifest and the notes of two writers.
+    manifest.parts.iter().map(|part| part.bytes.next_multiple_of(4096)).sum::<u64>() + 3 * 4096
+}
+
+/// Every file of a folder of checkpoints, to see what a failed save has left.
+fn files(folder: &Path) -> Vec<String> {
+    let store = Store::open(&folder.display().to_string()).unwrap();
+    let written = wait_for(store.list("")).unwrap().into_iter().map(|entry| entry.name);
+    written.chain(store.unfinished("")).collect()
+}
+
+#[test]
+fn a_full_disk_ends_the_run_in_words_and_leaves_its_checkpoints_whole() {
+    let lab = Lab::prepared();
+    let bytes = checkpoint_bytes();
+    // Two and a half: the third cannot be written before the first has made room.
+    let Some(disk) =
+        Disk::new(lab.path().join("small"), bytes * 5 / 2, "a_full_disk_ends_the_run_in_words_and_leaves_its_checkpoints_whole")
+    else {
+        return;
+    };
+    let url = format!("checkpoint.url={}", disk.folder.display());
+    let ended = lab.launch(&["--set", &url, "--set", "cluster.max_restarts=0"]);
+    ended.expect_code(1);
+    let cause = ended
+        .stderr
+        .lines()
+        .find(|line| line.contains("no space is left on the device"))
+        .unwrap_or_else(|| panic!("{}", ended.stderr));
+    for words in ["checkpoints in a row", "cannot write", disk.folder.to_str().unwrap(), "make room there, or choose another place"]
+    {
+        assert!(cause.contains(words), "{cause}");
+    }
+    let log = fs::read_to_string(lab.run().log_file(1, 0)).unwrap();
+    assert!(log.contains("the checkpoint of step 24 was not saved, and training goes on"), "{log}");
+
+    assert_eq!(newest(&disk.folder).unwrap().1.step, 16);
+    let left = files(&disk.folder);
+    assert!(
+        left.iter().all(|name| name.starts_with("0000000008/") || name.starts_with("0000000016/") || !name.contains('/')),
+        "{left:?}"
+    );
+    disk.resize(bytes * 7 / 2);
+    lab.resume().expect_success();
+    assert_eq!(&weights_in(&disk.folder, STEPS), undisturbed());
+}
+
+#[test]
+fn a_disk_that_was_full_for_a_while_costs_a_checkpoint_and_no_restart() {
+    let lab = Lab::prepared();
+    let bytes = checkpoint_bytes();
+    let Some(disk) =
+        Disk::new(lab.path().join("small"), bytes * 5 / 2, "a_disk_that_was_full_for_a_while_costs_a_checkpoint_and_no_restart")
+    else {
+        return;
+    };
+    let url = format!("checkpoint.url={}", disk.folder.display());
+    let mut launch = lab.start_launch(&["--set", &url]);
+    let log = lab.run().log_file(1, 0);
+    launch.wait_until("a failed save", PATIENCE, || {
+        fs::read_to_string(&log).unwrap_or_default().contains("was not saved").then_some(())
+    });
+    disk.resize(bytes * 7 / 2);
+    launch.wait(PATIENCE).expect_success();
+    assert_eq!(generations(&lab.run()), 1);
+    assert_eq!(&weights_in(&disk.folder, STEPS), undisturbed());
+    assert!(!lab.run().checkpoints().exists(), "only where the configuration says");
+}
