@@ -115,6 +115,9 @@ def environment(pack):
     old = os.environ.get("LD_LIBRARY_PATH")
     packages = [str(pack / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
+        # Two ranks share the only GPU; cuBLAS is deterministic only so.
+        "LSD_SHARE_GPUS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "LD_LIBRARY_PATH": ":".join([*map(str, paths), *filter(None, [old])]),
         "CARGO_TARGET_DIR": str(pack),
         "PYTHONPATH": ":".join(packages),

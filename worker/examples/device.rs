@@ -9,8 +9,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
+use torch_shim::cuda::CudaStatus;
 use worker::collectives::Communicator;
 use worker::data::Batch;
+use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
@@ -43,7 +45,8 @@ fn main() -> Result<()> {
 }
 
 fn status() -> Result<()> {
-    ensure!(Cuda::is_available(), "libtorch sees no CUDA device");
+    let status = CudaStatus::of_this_process();
+    ensure!(matches!(status, CudaStatus::Devices(_)), "{status}");
     ensure!(Cuda::cudnn_is_available(), "libtorch sees {} CUDA devices, but no cuDNN", Cuda::device_count());
     println!("libtorch sees {} CUDA devices and cuDNN", Cuda::device_count());
     Ok(())
@@ -87,6 +90,7 @@ fn train_config(config: &Config, precision: &str, micro_batch: usize) -> Result<
 /// The gradients of one step in the order of the modules: name and f64 `[len]` on the CPU.
 fn gradients(config: &Config, device: Device, kind: Kind) -> Result<Vec<(String, Tensor)>> {
     let sizes = Sizes::of(config);
+    set_numerics(&config.train, device)?;
     let model = LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(SEED), device);
     for variable in model.modules.iter().flat_map(|module| &module.variables) {
         no_grad(|| variable.tensor.shallow_clone().set_data(&variable.tensor.to_kind(kind)));

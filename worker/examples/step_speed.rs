@@ -12,9 +12,10 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use worker::collectives::Communicator;
 use worker::data::Batch;
+use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
@@ -70,8 +71,6 @@ impl Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tch::set_num_threads(arguments.threads);
-    // Shapes never change, so trying every algorithm once pays.
-    Cuda::cudnn_set_benchmark(arguments.device.is_cuda());
     let mut trainer = Trainer::new(&arguments)?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
@@ -100,6 +99,7 @@ struct Trainer {
 impl Trainer {
     fn new(arguments: &Arguments) -> Result<Self> {
         let (config, device) = (arguments.config()?, arguments.device);
+        set_numerics(&config.train, device)?;
         let (sizes, rows) = (Sizes::of(&config), arguments.batch as i64);
         let state = TrainingState::new(LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(1), device), &config)?;
         Ok(Self {

@@ -14,7 +14,7 @@ use crate::collectives::Collective;
 use crate::data::{Batch, Loader, Supply, Transfer};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
-use common::config::{Config, NotFinitePolicy, WhenBusy};
+use common::config::{Config, NotFinitePolicy, WhenBusy, size};
 use common::control::{Phase, Setback, SetbackKind, Spent};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -266,6 +266,8 @@ impl Training<'_> {
             ("collective", recent.collective / seconds),
             ("communication", busy / seconds),
             ("checkpoint", recent.checkpoint / seconds),
+            // Useful operations of all workers; `status` shows their share of what the devices can do.
+            ("model_tflops", images_per_second * size::flops(config).training() as f64 / 1e12),
             ("skipped_steps", skipped as f64),
             ("seconds", seconds),
         ];
