@@ -10,6 +10,7 @@ mod crashes;
 mod full_disk;
 mod lab;
 mod light_binary;
+mod object_server;
 mod official;
 mod peers;
 mod pipeline;
