@@ -205,7 +205,7 @@ fn who_was_overtaken_commits_nothing_more() {
 #[test]
 fn a_store_that_misbehaves_loses_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ObjectServer::start(12, seed());
+    let server = ObjectServer::start(8, seed());
     let savers = Savers::saving_at("s3://bucket/run".into(), folder.path().join("run"), 2);
     let steps = 6;
     for saver in savers.start(1, 0, steps, |command| server.introduce(command)) {
@@ -214,7 +214,7 @@ fn a_store_that_misbehaves_loses_nothing_that_was_acknowledged() {
     assert_eq!(savers.acknowledged(), steps);
     let faults = server.faults();
     println!("{faults:?}");
-    assert!(faults.values().sum::<usize>() > 5, "{faults:?}");
+    assert!(faults.values().sum::<usize>() > 3, "{faults:?}");
     let brought_here = || {
         let here = tempfile::tempdir_in(folder.path()).unwrap();
         for (name, bytes) in server.objects() {
