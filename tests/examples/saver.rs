@@ -75,7 +75,10 @@ impl Saver {
         }
         self.commit(&attempt, step).await?;
         OpenOptions::new().create(true).append(true).open(&self.acknowledged)?.write_all(format!("{step}\n").as_bytes())?;
-        self.checkpoints.collect(Retention::last(2)).await?;
+        // As in a run: the next save tries again.
+        if let Err(error) = self.checkpoints.collect(Retention::last(2)).await {
+            eprintln!("{error}");
+        }
         Ok(())
     }
 

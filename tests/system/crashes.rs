@@ -64,7 +64,9 @@ fn a_worker_that_dies_at_any_named_moment_changes_no_weight() {
     for order in &orders {
         assert!(order.done.exists(), "{order} did not happen");
     }
-    assert_eq!(generations(&lab.run()), 1 + orders.len() as u64, "each was one restart");
+    // Two ranks may have died at once; nothing else has been a reason to start again.
+    let restarts = generations(&lab.run()) as usize - 1;
+    assert!((Point::ALL.len()..=orders.len()).contains(&restarts), "{restarts} restarts");
     assert_nothing_acknowledged_was_lost(&lab.run());
     assert_eq!(&final_weights(&lab.run(), STEPS), undisturbed());
 }

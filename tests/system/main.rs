@@ -11,6 +11,7 @@ mod full_disk;
 mod lab;
 mod light_binary;
 mod nccl;
+mod object_server;
 mod official;
 mod peers;
 mod pipeline;

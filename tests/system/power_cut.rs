@@ -14,8 +14,8 @@ use std::process::Command;
 use common::checkpoint::CheckpointStore;
 use common::storage::Store;
 use disk::{Disk, Ignored};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use trace::{Action, Traced};
 
@@ -30,18 +30,19 @@ struct Story {
     checkpoints: PathBuf,
     /// Which actions tell somebody that the checkpoint of a step is safe.
     acknowledges: fn(&Path, &[u8]) -> Option<u64>,
+    /// Goes on with what a disk has kept, and sees that nothing stays in the way.
+    goes_on: fn(&Path),
 }
+
+/// After one of so many cuts somebody goes on.
+const GOES_ON_ONE_IN: u32 = 60;
 
 /// Which path each open file was opened by.
 type Open<'a> = HashMap<trace::File, &'a Path>;
 
-/// A state in which an acknowledged checkpoint is lost.
+/// A state in which an acknowledged checkpoint is lost, in words.
 #[derive(Debug)]
-struct Loss {
-    after: usize,
-    acknowledged: u64,
-    found: Option<u64>,
-}
+struct Loss(String);
 
 impl Story {
     /// Cuts the power after every action, each time with the worst outcome and with `chances` random ones. Stops at the first loss.
@@ -69,9 +70,15 @@ impl Story {
                 disk.cut(&self.checkpoints, folder.path(), (chance > 0).then_some(&mut *random));
                 let found = newest(&folder.path().join(&self.checkpoints));
                 if found.unwrap_or_default() < acknowledged {
-                    return Err(Loss { after, acknowledged, found });
+                    return Err(Loss(format!(
+                        "after action {after} of {}: step {acknowledged} was safe, and {found:?} is the newest",
+                        self.actions.len()
+                    )));
                 }
                 states += 1;
+                if ignored == Ignored::Nothing && random.random_range(0..GOES_ON_ONE_IN) == 0 {
+                    (self.goes_on)(folder.path());
+                }
             }
         }
         assert!(acknowledged > 0, "nothing was ever acknowledged");
@@ -95,12 +102,13 @@ impl Story {
     /// Cuts everywhere and expects no loss; then leaves syncs out and expects losses.
     fn judge(&self, chances: usize) {
         let mut random = StdRng::seed_from_u64(seed());
-        let states = self.cut_everywhere(Ignored::Nothing, chances, &mut random).unwrap_or_else(|loss| panic!("{loss:?}"));
+        let states = self.cut_everywhere(Ignored::Nothing, chances, &mut random).unwrap_or_else(|Loss(loss)| panic!("{loss}"));
         println!("{states} states of the disk after {} actions", self.actions.len());
         assert!(states > 100, "{states} states are no test");
         for ignored in [Ignored::SyncsOfFiles, Ignored::SyncsOfFolders, Ignored::AllSyncs] {
-            let loss = self.cut_everywhere(ignored, 0, &mut random).expect_err("a disk that syncs nothing has to lose something");
-            println!("{ignored:?}: {loss:?}");
+            let Loss(loss) =
+                self.cut_everywhere(ignored, 0, &mut random).expect_err("a disk that syncs nothing has to lose something");
+            println!("{ignored:?}: {loss}");
         }
     }
 }
@@ -126,7 +134,8 @@ fn a_power_cut_at_any_moment_of_saving_loses_nothing_that_was_acknowledged() {
     let acknowledges = |path: &Path, bytes: &[u8]| {
         (path.file_name()? == "acknowledged").then(|| String::from_utf8_lossy(bytes).trim().parse().unwrap())
     };
-    Story { actions, checkpoints: "runs/x/checkpoints".into(), acknowledges }.judge(3);
+    let goes_on = |disk: &Path| Savers::new(disk.join("runs/x"), 2).assert_nothing_is_left_over(2);
+    Story { actions, checkpoints: "runs/x/checkpoints".into(), acknowledges, goes_on }.judge(3);
 }
 
 #[test]
@@ -142,5 +151,6 @@ fn a_power_cut_at_any_moment_of_a_run_loses_nothing_that_the_journal_tells() {
         let line = (path.file_name()? == "journal.jsonl").then(|| serde_json::from_slice::<Value>(bytes).ok())??;
         (line["event"] == "checkpoint-committed").then(|| line["step"].as_u64())?
     };
-    Story { actions: traced.actions(), checkpoints: "runs/tiny/checkpoints".into(), acknowledges }.judge(1);
+    let goes_on = |_: &Path| ();
+    Story { actions: traced.actions(), checkpoints: "runs/tiny/checkpoints".into(), acknowledges, goes_on }.judge(1);
 }

@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::lab::{PATIENCE, binary};
+use crate::object_server::ObjectServer;
 use crate::processes::Running;
 use crate::records::wait_for;
 
@@ -41,19 +42,26 @@ pub fn memory_folder() -> PathBuf {
 /// Processes that save checkpoints together and do nothing else (`examples/saver.rs`).
 pub struct Savers {
     folder: PathBuf,
+    url: String,
     count: usize,
 }
 
 impl Savers {
     /// `count` of them, with everything in `folder`.
     pub fn new(folder: PathBuf, count: usize) -> Self {
+        let url = folder.join("checkpoints").display().to_string();
+        Self::saving_at(url, folder, count)
+    }
+
+    /// `count` of them with checkpoints elsewhere.
+    pub fn saving_at(url: String, folder: PathBuf, count: usize) -> Self {
         fs::create_dir_all(&folder).unwrap();
-        Self { folder, count }
+        Self { folder, url, count }
     }
 
     /// The checkpoints.
     pub fn store(&self) -> Store {
-        Store::open(&self.folder.join("checkpoints").display().to_string()).unwrap()
+        Store::open(&self.url).unwrap()
     }
 
     /// The newest step that somebody was told is safe.
@@ -64,7 +72,12 @@ impl Savers {
 
     /// The newest step that is there, whole; and nothing that calls itself a checkpoint is not.
     pub fn newest(&self) -> u64 {
-        let (newest, skipped) = wait_for(CheckpointStore::new(self.store()).newest_verified()).unwrap();
+        self.newest_in(self.store())
+    }
+
+    /// The same of checkpoints that were brought elsewhere.
+    fn newest_in(&self, store: Store) -> u64 {
+        let (newest, skipped) = wait_for(CheckpointStore::new(store).newest_verified()).unwrap();
         assert_eq!(skipped, [], "a crash does not damage what was committed");
         let Some(manifest) = newest else { return 0 };
         assert_eq!(manifest.parts.len(), 2 * self.count);
@@ -76,7 +89,7 @@ impl Savers {
         let nonce: u64 = rand::random();
         let start = |rank: usize| {
             let mut command = Command::new(binary("examples/saver"));
-            command.arg(self.folder.join("checkpoints")).arg(self.folder.join("acknowledged"));
+            command.arg(&self.url).arg(self.folder.join("acknowledged"));
             command.args([generation, nonce, from, to, 4096].map(|number| number.to_string()));
             command.env("RANK", rank.to_string()).env("WORLD_SIZE", self.count.to_string());
             prepare(&mut command);
@@ -94,9 +107,14 @@ impl Savers {
         assert_eq!((self.newest(), self.acknowledged()), (from + 2, from + 2));
         let store = self.store();
         let names: Vec<String> = wait_for(store.list("")).unwrap().into_iter().map(|entry| entry.name).collect();
-        // Parts, notes of the writers, and a manifest, each twice; whose they are, and which is the newest.
-        assert_eq!(names.len(), 2 * (2 * self.count + self.count + 1) + 2, "{names:?}");
+        assert_eq!(names.len(), self.objects_of_two(), "{names:?}");
         assert_eq!(store.unfinished(""), Vec::<String>::new());
+    }
+
+    /// Objects that two checkpoints consist of: parts, notes of the writers and a manifest, each twice; whose they are, and which is the
+    /// newest.
+    fn objects_of_two(&self) -> usize {
+        2 * (2 * self.count + self.count + 1) + 2
     }
 }
 
@@ -120,7 +138,9 @@ fn strike(savers: &Savers, generation: u64, folder: &Path, random: &mut StdRng) 
         let everybody = matches!(point, Point::PartWritten | Point::ShareWritten);
         let rank = if everybody { random.random_range(0..savers.count) } else { 0 };
         let order = Order { point, pass: random.random_range(1..8), rank, done: folder.join(format!("done-{generation}")) };
-        let mut running = savers.start(generation, from, to, |command| drop(command.env(crash::VARIABLE, order.to_string())));
+        let mut running = savers.start(generation, from, to, |command| {
+            command.env(crash::VARIABLE, order.to_string());
+        });
         until_one_ends(&mut running, PATIENCE);
         assert!(order.done.exists(), "{order} did not happen");
         sleep(Duration::from_millis(random.random_range(0..5)));
@@ -179,4 +199,37 @@ fn who_was_overtaken_commits_nothing_more() {
     assert_ne!(ended.code(), 0);
     assert!(ended.stderr.contains("begun by generation 2, and this is generation 1"), "{}", ended.stderr);
     assert_eq!(savers.newest(), from + 3);
+}
+
+/// An object store that refuses, hangs up, keeps silent and loses its answers, the one to the manifest too.
+#[test]
+fn a_store_that_misbehaves_loses_nothing_that_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ObjectServer::start(8, seed());
+    let savers = Savers::saving_at("s3://bucket/run".into(), folder.path().join("run"), 2);
+    let steps = 6;
+    for saver in savers.start(1, 0, steps, |command| server.introduce(command)) {
+        saver.wait(PATIENCE).expect_success();
+    }
+    assert_eq!(savers.acknowledged(), steps);
+    let faults = server.faults();
+    println!("{faults:?}");
+    assert!(faults.values().sum::<usize>() > 3, "{faults:?}");
+    let brought_here = || {
+        let here = tempfile::tempdir_in(folder.path()).unwrap();
+        for (name, bytes) in server.objects() {
+            let path = here.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let store = Store::open(here.path().join("run").to_str().unwrap()).unwrap();
+        (savers.newest_in(store), here)
+    };
+    assert_eq!(brought_here().0, steps);
+    server.behave();
+    for saver in savers.start(2, steps, steps + 1, |command| server.introduce(command)) {
+        saver.wait(PATIENCE).expect_success();
+    }
+    assert_eq!(brought_here().0, steps + 1);
+    assert_eq!(server.objects().len(), savers.objects_of_two(), "{:?}", server.objects().keys());
 }

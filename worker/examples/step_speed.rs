@@ -12,7 +12,7 @@ use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 use worker::collectives::Communicator;
 use worker::data::Batch;
 use worker::device::set_numerics;

@@ -175,8 +175,8 @@ pub struct CheckpointConfig {
     /// URL for checkpoints; absent: `checkpoints/` in the run folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Where each checkpoint is written too, after it is committed at `url`: a fast place first, a durable one after it. A run goes on from
-    /// the newest of all.
+    /// Where each checkpoint is written too, after it is committed at `url`: a fast place first, a durable one after it. What one place
+    /// refuses is saved in the others, and copied there at the end. A run goes on from the newest of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// Steps between checkpoints (one is always saved at the end).

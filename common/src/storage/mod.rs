@@ -13,6 +13,7 @@ mod tests;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -28,8 +29,9 @@ const WHOLE_PUT: usize = 32 << 20;
 const PART: usize = 16 << 20;
 /// Most parts of one upload (the limit of S3).
 const MAX_PARTS: usize = 10_000;
-/// How often an object is created that the store says is there, and is not.
-const CREATE_ATTEMPTS: usize = 3;
+/// How often what backends try only once is tried: to create and to delete objects; and how soon again.
+const ATTEMPTS: usize = 3;
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -225,7 +227,7 @@ impl Store {
     /// it is the caller's word. An object with the same content passes: the answer to an earlier attempt may have been lost.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
         let path = self.path(name)?;
-        let mut attempts_left = CREATE_ATTEMPTS;
+        let mut attempts_left = ATTEMPTS;
         loop {
             attempts_left -= 1;
             let options = PutOptions::from(PutMode::Create);
@@ -239,12 +241,13 @@ impl Store {
             if there.as_ref().is_ok_and(|there| *there == bytes) {
                 return Ok(());
             }
-            // A store that refuses because of a competitor who then withdraws, or because of itself, has to be asked again.
-            let refused = matches!(error, object_store::Error::AlreadyExists { .. });
-            let again = refused && there.is_err_and(|error| error.is_not_found()) && attempts_left > 0;
+            // Backends do not try again what may have been done, nor what a store refuses because of a competitor that is none; but two
+            // attempts to write the same are none.
+            let again = self.local.is_none() && there.is_err_and(|error| error.is_not_found()) && attempts_left > 0;
             if !again {
                 return Err(self.failed("write", name, error));
             }
+            self.pause_after(name, &error).await;
         }
     }
 
@@ -327,9 +330,16 @@ impl Store {
 
     /// Removes the object, and on local disks the folders inside this store that become empty. Removing what is not there is no error.
     pub async fn delete(&self, name: &str) -> Result<(), StorageError> {
-        match self.backend.delete(&self.path(name)?).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(self.failed("delete", name, error)),
+        let path = self.path(name)?;
+        let mut attempts_left = ATTEMPTS;
+        loop {
+            attempts_left -= 1;
+            match self.backend.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => break,
+                // Backends do not delete again what may be deleted already.
+                Err(error) if self.local.is_none() && attempts_left > 0 => self.pause_after(name, &error).await,
+                Err(error) => return Err(self.failed("delete", name, error)),
+            }
         }
         if let Some(root) = &self.local {
             local::remove_empty_parents(root, name);
@@ -392,6 +402,11 @@ impl Store {
             }
             _ => {}
         }
+    }
+
+    async fn pause_after(&self, name: &str, error: &object_store::Error) {
+        tracing::warn!("{} once more: {error}", self.name_url(name));
+        tokio::time::sleep(AGAIN_AFTER).await;
     }
 
     fn path(&self, name: &str) -> Result<Path, StorageError> {

@@ -129,8 +129,15 @@ impl Disk {
         })
     }
 
+    /// The entries of the folder that `path` is in, and its name there. A folder that nobody was seen to make was there before, and is as
+    /// unsafe as what is new.
     fn entries(&mut self, path: &Path) -> (&mut Entries, String) {
-        let folder = self.find(path.parent().unwrap()).unwrap_or_else(|| panic!("{}: no such folder", path.display()));
+        let parent = path.parent().unwrap();
+        let folder = self.find(parent).unwrap_or_else(|| {
+            let node = self.add(Self::folder());
+            self.insert(parent, node);
+            node
+        });
         let Node::Folder { now, .. } = &mut self.nodes[folder] else { panic!("{}: in a file", path.display()) };
         (now, path.file_name().unwrap().to_str().unwrap().to_owned())
     }

@@ -1,0 +1,222 @@
+//! A small object server that speaks S3 and misbehaves: it refuses, hangs up, keeps silent, and hangs up after having done what it was asked.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// What may happen to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// 503, and nothing is done.
+    Refused,
+    /// The connection ends before anything is done.
+    HungUp,
+    /// It is done, and the connection ends without an answer.
+    AnswerLost,
+    /// It is done, and the answer never comes.
+    Silence,
+}
+
+const FAULTS: [Fault; 4] = [Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence];
+
+/// Longer than the clients of a test wait.
+const SILENCE: Duration = Duration::from_secs(4);
+
+#[derive(Default)]
+struct State {
+    behaves: bool,
+    objects: BTreeMap<String, Vec<u8>>,
+    faults: BTreeMap<Fault, usize>,
+}
+
+/// The server; it serves until the test's process ends.
+#[derive(Clone)]
+pub struct ObjectServer {
+    address: String,
+    state: Arc<Mutex<State>>,
+}
+
+struct Request {
+    method: String,
+    /// Without the bucket's name.
+    key: String,
+    query: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+struct Answer {
+    status: &'static str,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl ObjectServer {
+    /// Serves one bucket of any name; of each `one_in` requests one goes wrong, in an order that follows from `seed`.
+    pub fn start(one_in: u32, seed: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default() };
+        let serving = server.clone();
+        let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (server, random) = (serving.clone(), random.clone());
+                // A client that hangs up ends its own thread only.
+                thread::spawn(move || while server.serve(&stream, one_in, &random).is_some() {});
+            }
+        });
+        server
+    }
+
+    /// Tells a program where the bucket is, and not to wait long.
+    pub fn introduce(&self, command: &mut Command) {
+        let endpoint = format!("http://{}", self.address);
+        let settings = [
+            ("AWS_ENDPOINT", endpoint.as_str()),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_DISABLE_BULK_DELETE", "true"),
+            ("AWS_TIMEOUT", "1s"),
+            ("AWS_READ_TIMEOUT", "1s"),
+        ];
+        command.envs(settings);
+    }
+
+    /// All objects by name.
+    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+        self.state.lock().unwrap().objects.clone()
+    }
+
+    /// From now on nothing goes wrong.
+    pub fn behave(&self) {
+        self.state.lock().unwrap().behaves = true;
+    }
+
+    /// How often what went wrong.
+    pub fn faults(&self) -> BTreeMap<Fault, usize> {
+        self.state.lock().unwrap().faults.clone()
+    }
+
+    /// One request and its answer; nothing when the connection is over.
+    fn serve(&self, stream: &TcpStream, one_in: u32, random: &Mutex<StdRng>) -> Option<()> {
+        let request = read(stream)?;
+        let fault = self.draw(one_in, &mut random.lock().unwrap());
+        let answer = match fault {
+            Some(Fault::HungUp) => return None,
+            Some(Fault::Refused) => Answer { status: "503 Slow Down", headers: String::new(), body: Vec::new() },
+            _ => self.answer(&request),
+        };
+        match fault {
+            Some(Fault::AnswerLost) => return None,
+            Some(Fault::Silence) => {
+                thread::sleep(SILENCE);
+                return None;
+            }
+            _ => {}
+        }
+        let head = request.method == "HEAD";
+        let length = if answer.headers.contains("Content-Length") { String::new() } else { length(answer.body.len()) };
+        let mut bytes = format!("HTTP/1.1 {}\r\n{}{length}\r\n", answer.status, answer.headers).into_bytes();
+        if !head {
+            bytes.extend(answer.body);
+        }
+        let mut stream = stream;
+        stream.write_all(&bytes).ok()
+    }
+
+    /// What goes wrong this time.
+    fn draw(&self, one_in: u32, random: &mut StdRng) -> Option<Fault> {
+        let mut state = self.state.lock().unwrap();
+        let fault = FAULTS[random.random_range(0..FAULTS.len())];
+        let strikes = random.random_range(0..one_in) == 0 && !state.behaves;
+        strikes.then(|| {
+            *state.faults.entry(fault).or_default() += 1;
+            fault
+        })
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        let mut state = self.state.lock().unwrap();
+        let plain = |status| Answer { status, headers: String::new(), body: Vec::new() };
+        match request.method.as_str() {
+            "PUT" if request.headers.contains_key("if-none-match") && state.objects.contains_key(&request.key) => {
+                plain("412 Precondition Failed")
+            }
+            "PUT" => {
+                state.objects.insert(request.key.clone(), request.body.clone());
+                Answer { status: "200 OK", headers: "ETag: \"x\"\r\n".into(), body: Vec::new() }
+            }
+            "DELETE" => {
+                state.objects.remove(&request.key);
+                plain("204 No Content")
+            }
+            "GET" if request.key.is_empty() => list(&state.objects, &request.query),
+            "GET" | "HEAD" => match state.objects.get(&request.key) {
+                Some(bytes) => object(bytes, request),
+                None => plain("404 Not Found"),
+            },
+            _ => plain("501 Not Implemented"),
+        }
+    }
+}
+
+const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
+
+fn length(bytes: usize) -> String {
+    format!("Content-Length: {bytes}\r\n")
+}
+
+fn object(bytes: &[u8], request: &Request) -> Answer {
+    let about = format!("ETag: \"x\"\r\nLast-Modified: {DATE}\r\n");
+    let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let Some((first, last)) = range else {
+        return Answer { status: "200 OK", headers: about + &length(bytes.len()), body: bytes.to_vec() };
+    };
+    let first: usize = first.parse().unwrap();
+    let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
+    let headers = format!("{about}Content-Range: bytes {first}-{}/{}\r\n", end - 1, bytes.len());
+    Answer { status: "206 Partial Content", headers, body: bytes[first..end].to_vec() }
+}
+
+fn list(objects: &BTreeMap<String, Vec<u8>>, query: &str) -> Answer {
+    let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default().replace("%2F", "/");
+    let entry = |(key, bytes): (&String, &Vec<u8>)| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2015-10-21T07:28:00.000Z</LastModified><ETag>x</ETag><Size>{}</Size></Contents>",
+            bytes.len()
+        )
+    };
+    let entries: String = objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(entry).collect();
+    let body = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>");
+    Answer { status: "200 OK", headers: "Content-Type: application/xml\r\n".into(), body: body.into_bytes() }
+}
+
+fn read(stream: &TcpStream) -> Option<Request> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
+    let mut words = line.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        headers.insert(name.to_lowercase(), value.to_owned());
+    }
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+    Some(Request { method, key, query: query.to_owned(), headers, body })
+}
