@@ -9,7 +9,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::diffusion::guidance::drop_slots;
 use crate::model::{Autoencoder, LatentSlotDiffusion, Mixed};
 use common::config::Config;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What turns a batch into a loss.
 pub struct Objective {
@@ -32,7 +32,8 @@ impl Objective {
     /// The mean loss of a batch that lies on the model's device, and the attention of the slots [B, K, h, w], without graph.
     pub fn loss(&self, model: &LatentSlotDiffusion, batch: &Batch) -> (Tensor, Tensor) {
         let (noise, kind) = (&batch.noise, model.kind());
-        let z = Autoencoder::sample(&batch.moments.to_kind(kind), &noise.posterior) * self.latent_factor;
+        // What a data set and a noise schedule give is f32, whatever the networks compute in.
+        let z = Autoencoder::sample(&batch.moments.to_kind(Kind::Float), &noise.posterior) * self.latent_factor;
         let z_t = self.schedule.add_noise(&z, &noise.diffusion, &noise.timesteps);
         let images = to_unit_range(&batch.images).to_kind(kind);
         let (prediction, attention) = self.mixed.run(|| {
