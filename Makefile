@@ -11,7 +11,7 @@ DEMO := configs/quickstart.toml
 RUN := runs/quickstart
 DATA := data/quickstart
 
-.PHONY: help packages test-packages setup peers build demo demo-clean test
+.PHONY: help packages test-packages setup servers peers build demo demo-clean test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,13 @@ setup: packages .venv/installed ## System packages and .venv with libtorch, wher
 .venv/peers: requirements-peers.txt .venv/installed
 	.venv/bin/pip install --disable-pip-version-check --progress-bar off --requirement requirements-peers.txt
 	touch $@
+
+# A server that speaks Azure's protocol, for the tests of az:// places.
+.venv/azurite: | .venv/installed test-packages
+	npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@3.37.0
+	touch $@
+
+servers: setup .venv/azurite
 
 peers: setup .venv/peers ## The Python packages that tests and benchmarks compare with
 
@@ -58,7 +65,7 @@ demo: build ## From nothing to a trained model, its scores and pictures; goes on
 demo-clean: ## Forget the demo's run and data
 	rm -rf $(RUN) $(DATA)
 
-test: test-packages peers ## Format, lints and all tests; ends with the counts and the skipped tests
+test: test-packages peers servers ## Format, lints and all tests; ends with the counts and the skipped tests
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
 	cargo build --release --locked

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the system packages that the build needs, where they are missing: a compiler for torch-sys, Open MPI for the worker,
 # libclang for the MPI bindings, venv for libtorch. `packages.sh test` adds what the tests' cluster is made of (tests/cluster), for
-# root, who alone can bring it up. Apart from the Makefile because it is the one part that differs between systems.
+# root, who alone can bring it up, and npm for a server that speaks Azure's protocol. Apart from the Makefile because it is the one part
+# that differs between systems.
 set -eu
 
 missing=""
@@ -28,6 +29,10 @@ if [ "${1:-}" = test ] && [ "$(id -u)" = 0 ]; then
     need munge munged --version
     need openssh-server test -x /usr/sbin/sshd
     need iproute2 ip -Version
+fi
+if [ "${1:-}" = test ]; then
+    need nodejs node --version
+    need npm npm --version
 fi
 [ -n "$missing" ] || exit 0
 

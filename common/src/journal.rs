@@ -109,6 +109,11 @@ pub enum Event {
         #[serde(default)]
         seconds: f64,
     },
+    /// A checkpoint was not saved, and training went on nevertheless; the reason says why.
+    CheckpointFailed {
+        /// Optimizer steps that it would hold.
+        step: u64,
+    },
     /// The first failure of a generation, which the others follow from.
     Failed {
         /// The rank, if it is one rank's failure.

@@ -1,9 +1,11 @@
-//! A small object server that speaks S3 and misbehaves: it refuses, hangs up, keeps silent, and hangs up after having done what it was asked.
+//! A small object server that speaks S3, and the dialect of it that Google's XML interface is, and misbehaves: it refuses, hangs up, keeps
+//! silent, and hangs up after having done what it was asked.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -25,6 +27,9 @@ pub enum Fault {
 }
 
 const FAULTS: [Fault; 4] = [Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence];
+
+/// How the names of parts begin that are no object yet.
+const UPLOADING: &str = "#uploading/";
 
 /// Longer than the clients of a test wait.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -75,9 +80,14 @@ impl ObjectServer {
         server
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Tells a program where the bucket is, and not to wait long.
     pub fn introduce(&self, command: &mut Command) {
-        let endpoint = format!("http://{}", self.address);
+        let endpoint = self.url();
         let settings = [
             ("AWS_ENDPOINT", endpoint.as_str()),
             ("AWS_ALLOW_HTTP", "true"),
@@ -93,7 +103,13 @@ impl ObjectServer {
 
     /// All objects by name.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
-        self.state.lock().unwrap().objects.clone()
+        let state = self.state.lock().unwrap();
+        state
+            .objects
+            .iter()
+            .filter(|(key, _)| !key.starts_with(UPLOADING))
+            .map(|(key, bytes)| (key.clone(), bytes.clone()))
+            .collect()
     }
 
     /// From now on nothing goes wrong.
@@ -148,11 +164,12 @@ impl ObjectServer {
         let mut state = self.state.lock().unwrap();
         let plain = |status| Answer { status, headers: String::new(), body: Vec::new() };
         match request.method.as_str() {
-            "PUT" if request.headers.contains_key("if-none-match") && state.objects.contains_key(&request.key) => {
-                plain("412 Precondition Failed")
-            }
+            "PUT" if request.must_be_new() && state.objects.contains_key(&request.key) => plain("412 Precondition Failed"),
+            "POST" if request.query.starts_with("uploads") => begin_upload(),
+            "POST" => complete_upload(&mut state.objects, request),
             "PUT" => {
-                state.objects.insert(request.key.clone(), request.body.clone());
+                let key = request.parameter("uploadId").map_or_else(|| request.key.clone(), |upload| part_key(request, upload));
+                state.objects.insert(key, request.body.clone());
                 Answer { status: "200 OK", headers: "ETag: \"x\"\r\n".into(), body: Vec::new() }
             }
             "DELETE" => {
@@ -169,6 +186,18 @@ impl ObjectServer {
     }
 }
 
+impl Request {
+    /// Whether it may only make a new object.
+    fn must_be_new(&self) -> bool {
+        self.headers.contains_key("if-none-match") || self.headers.contains_key("x-goog-if-generation-match")
+    }
+
+    /// A parameter of the query.
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
 const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 
 fn length(bytes: usize) -> String {
@@ -182,22 +211,62 @@ fn object(bytes: &[u8], request: &Request) -> Answer {
         return Answer { status: "200 OK", headers: about + &length(bytes.len()), body: bytes.to_vec() };
     };
     let first: usize = first.parse().unwrap();
+    if first >= bytes.len() {
+        return Answer { status: "416 Range Not Satisfiable", headers: about, body: Vec::new() };
+    }
     let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
     let headers = format!("{about}Content-Range: bytes {first}-{}/{}\r\n", end - 1, bytes.len());
     Answer { status: "206 Partial Content", headers, body: bytes[first..end].to_vec() }
 }
 
+const XML: &str = "Content-Type: application/xml\r\n";
+
+fn begin_upload() -> Answer {
+    static UPLOADS: AtomicUsize = AtomicUsize::new(0);
+    let id = UPLOADS.fetch_add(1, Ordering::Relaxed);
+    let body = format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
+    Answer { status: "200 OK", headers: XML.into(), body: body.into_bytes() }
+}
+
+/// Where a part waits for the others.
+fn part_key(request: &Request, upload: &str) -> String {
+    let number: usize = request.parameter("partNumber").unwrap_or("0").parse().unwrap();
+    format!("{UPLOADING}{upload}/{}/{number:05}", request.key)
+}
+
+fn complete_upload(objects: &mut BTreeMap<String, Vec<u8>>, request: &Request) -> Answer {
+    let prefix = format!("{UPLOADING}{}/{}/", request.parameter("uploadId").unwrap(), request.key);
+    let parts: Vec<String> = objects.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+    let whole = parts.iter().flat_map(|key| objects.remove(key).unwrap()).collect();
+    objects.insert(request.key.clone(), whole);
+    let body = b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>".to_vec();
+    Answer { status: "200 OK", headers: XML.into(), body }
+}
+
 fn list(objects: &BTreeMap<String, Vec<u8>>, query: &str) -> Answer {
     let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default().replace("%2F", "/");
+    let objects = objects.iter().filter(|(key, _)| !key.starts_with(UPLOADING));
     let entry = |(key, bytes): (&String, &Vec<u8>)| {
         format!(
             "<Contents><Key>{key}</Key><LastModified>2015-10-21T07:28:00.000Z</LastModified><ETag>x</ETag><Size>{}</Size></Contents>",
             bytes.len()
         )
     };
-    let entries: String = objects.iter().filter(|(key, _)| key.starts_with(&prefix)).map(entry).collect();
+    let entries: String = objects.filter(|(key, _)| key.starts_with(&prefix)).map(entry).collect();
     let body = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>");
-    Answer { status: "200 OK", headers: "Content-Type: application/xml\r\n".into(), body: body.into_bytes() }
+    Answer { status: "200 OK", headers: XML.into(), body: body.into_bytes() }
+}
+
+/// With the bytes that `%2F` and the like stand for.
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text);
+    while let Some((&first, after)) = rest.split_first() {
+        let code = (first == b'%').then(|| std::str::from_utf8(after.get(..2)?).ok()).flatten();
+        let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    bytes
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
@@ -217,6 +286,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+    let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key);
+    let key = String::from_utf8(percent_decoded(key.as_bytes())).unwrap();
     Some(Request { method, key, query: query.to_owned(), headers, body })
 }

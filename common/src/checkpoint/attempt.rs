@@ -60,11 +60,11 @@ impl Attempt {
         }
         let object = format!("{}/{name}{PART_SUFFIX}", self.place.folder());
         let mut hasher = blake3::Hasher::new();
-        self.store
-            .put_pieces(&object, pieces, |bytes| {
-                hasher.update(bytes);
-            })
-            .await?;
+        let seen = |bytes: &[u8]| {
+            hasher.update(bytes);
+        };
+        let written = self.store.put_pieces(&object, pieces, seen).await;
+        self.or_fenced(written).await?;
         crash::point(Point::PartWritten);
         Ok(Part { object, name: name.to_owned(), bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
@@ -91,7 +91,8 @@ impl Attempt {
         let object = self.share(writer);
         let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
         let (document, _) = sealed::seal(&share).map_err(refused)?;
-        Ok(self.store.put(&object, document).await?)
+        let written = self.store.put(&object, document).await;
+        self.or_fenced(written).await
     }
 
     /// The parts that all of `writers` writers have written. Waits for them until `give_up` says that this has taken too long.
@@ -171,19 +172,13 @@ impl Attempt {
                 manifest.step, manifest.generation, manifest.version
             ));
         }
+        if let Some(part) = manifest.parts.iter().find(|part| !part.object.starts_with(&self.place.folder())) {
+            return refused(format!("part {} belongs to another attempt", part.object));
+        }
         self.check_fence().await?;
         for part in &manifest.parts {
-            if !part.object.starts_with(&self.place.folder()) {
-                return refused(format!("part {} belongs to another attempt", part.object));
-            }
-            match self.store.size(&part.object).await? {
-                Some(bytes) if bytes == part.bytes => {}
-                Some(found) => {
-                    let object = self.store.name_url(&part.object);
-                    return Err(StorageError::Size { object, expected: part.bytes, found }.into());
-                }
-                None => return Err(StorageError::NotFound { object: self.store.name_url(&part.object) }.into()),
-            }
+            let checked = self.check_part(part).await;
+            self.or_fenced(checked).await?;
         }
         let object = self.place.manifest();
         let (document, _) =
@@ -197,6 +192,24 @@ impl Attempt {
         self.point_to_it().await;
         crash::point(Point::AfterLatest);
         Ok(())
+    }
+
+    /// That a part is in place in full size.
+    async fn check_part(&self, part: &Part) -> Result<(), StorageError> {
+        let object = self.store.name_url(&part.object);
+        match self.store.size(&part.object).await? {
+            Some(bytes) if bytes == part.bytes => Ok(()),
+            Some(found) => Err(StorageError::Size { object, expected: part.bytes, found }),
+            None => Err(StorageError::NotFound { object }),
+        }
+    }
+
+    /// A failure, or the reason for it: whoever has taken over clears away what this attempt has written and is writing.
+    async fn or_fenced<T>(&self, result: Result<T, StorageError>) -> Result<T, CheckpointError> {
+        if result.is_err() {
+            self.check_fence().await?;
+        }
+        Ok(result?)
     }
 
     /// That no later generation has begun to save meanwhile: then this one is a leftover, and must not commit any more.

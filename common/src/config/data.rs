@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// URL of the images and masks, the input of the `autoencoder` and `encode` jobs: a local path, `file://`, `s3://`.
+    /// URL of the images and masks, the input of the `autoencoder` and `encode` jobs: a local path, `file://`,
+    /// `s3://`, `gs://`, `az://`.
     pub images: String,
     /// URL of the encoded data set (posterior moments, images, masks), the input of training and evaluation.
     pub latents: String,

@@ -38,6 +38,13 @@ pub enum FromWorker {
         /// Seconds from the wish to save to the commit.
         seconds: f64,
     },
+    /// A checkpoint was not saved, and training goes on.
+    CheckpointFailed {
+        /// Optimizer steps that it would hold.
+        step: u64,
+        /// Why, in one line.
+        cause: String,
+    },
     /// The last message of a worker that cannot go on.
     Failed(Failure),
     /// The last message of a worker that is done (or has stopped when asked to). Every rank says so; rank 0's summary counts.

@@ -1,14 +1,18 @@
-//! One door to every place that holds objects: a local folder, an S3 bucket, memory.
+//! One door to every place that holds objects: a local folder, a bucket of S3, Google or Azure, memory.
 //!
 //! A [`Store`] is a URL and everything below it. Writes replace whole objects atomically and, on local disks, are synced before they
 //! count as done. Reads check the length of what came back: object stores return short ranges without an error. Digests are the
 //! business of the callers ([`crate::shards`], [`crate::checkpoint`]): no store verifies what it returns.
 
+mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod local;
+mod remote;
 #[cfg(test)]
 mod tests;
+
+pub use error::StorageError;
 
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
@@ -17,11 +21,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use error::{errno, knows_no_create};
+use remote::Cloud;
 
 /// Objects larger than this are uploaded in parts: a single PUT ends at 5 GiB and restarts from zero after a fault.
 const WHOLE_PUT: usize = 32 << 20;
@@ -34,72 +40,6 @@ const ATTEMPTS: usize = 3;
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Parts of one upload in flight.
 const PARTS_IN_FLIGHT: usize = 4;
-
-/// What goes wrong between the program and its objects; each names the object or the URL.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {
-    /// The URL names no kind of store that is supported, or cannot be read as one.
-    #[error("{url}: {reason}; supported are a local path, file:///PATH, s3://BUCKET/PREFIX and memory://")]
-    Url {
-        /// The URL as given.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A name that cannot be an object's.
-    #[error("{object}: not a usable object name: {reason}")]
-    Name {
-        /// The object.
-        object: String,
-        /// What is wrong with the name.
-        reason: String,
-    },
-    /// The object does not exist.
-    #[error("{object}: no such object")]
-    NotFound {
-        /// The object.
-        object: String,
-    },
-    /// The object is shorter or longer than it must be.
-    #[error("{object}: expected {expected} bytes, found {found}; the object is truncated or was replaced while it was read")]
-    Size {
-        /// The object.
-        object: String,
-        /// Bytes it must have, or must have at least when a range was read.
-        expected: u64,
-        /// Bytes it has.
-        found: u64,
-    },
-    /// There is no room for the object.
-    #[error("cannot write {object}: {}; make room there, or choose another place", full(*.quota))]
-    Full {
-        /// The object.
-        object: String,
-        /// Whether it is the quota that is used up, and not the disk.
-        quota: bool,
-    },
-    /// The store refused or failed.
-    #[error("cannot {action} {object}: {source}")]
-    Backend {
-        /// What was tried: read, write, list, delete.
-        action: &'static str,
-        /// The object or folder.
-        object: String,
-        /// What the store said.
-        source: Box<object_store::Error>,
-    },
-}
-
-impl StorageError {
-    /// Whether the object simply is not there.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
-    }
-}
-
-fn full(quota: bool) -> &'static str {
-    if quota { "the quota is used up" } else { "no space is left on the device" }
-}
 
 /// An object found by [`Store::list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,9 +60,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a plain path, `file:///PATH`, `s3://BUCKET/PREFIX` or `memory://`. Nothing is read or written: a local folder comes into
-    /// being with its first object. S3 takes credentials, region and end point from the `AWS_*` environment. Each `memory://` is a
-    /// fresh, empty store of its own.
+    /// Opens a plain path, `file:///PATH`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX` or `memory://`. Nothing is
+    /// read or written: a local folder comes into being with its first object. The clouds take credentials, region and end point from the
+    /// `AWS_*`, `GOOGLE_*` and `AZURE_*` environment. Each `memory://` is a fresh, empty store of its own.
     pub fn open(url: &str) -> Result<Self, StorageError> {
         let refused = |reason: String| StorageError::Url { url: url.to_owned(), reason };
         let Some((scheme, rest)) = url.split_once("://") else { return Self::open_local(url, FilePath::new(url)) };
@@ -132,22 +72,21 @@ impl Store {
                 let path = parsed.to_file_path().map_err(|()| refused("names no absolute local path".into()))?;
                 Self::open_local(url, &path)
             }
-            "s3" => {
-                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                if bucket.is_empty() {
-                    return Err(refused("names no bucket".into()));
-                }
-                let backend = s3(bucket).map_err(|error| refused(error.to_string()))?;
-                let prefix = Path::parse(prefix.trim_matches('/')).map_err(|error| refused(error.to_string()))?;
-                let url = url.trim_end_matches('/').to_owned();
-                Ok(Self { backend: Arc::new(backend), prefix, url, local: None })
-            }
             "memory" => {
                 let prefix = Path::parse(rest.trim_matches('/')).map_err(|error| refused(error.to_string()))?;
                 let url = url.trim_end_matches('/').to_owned();
                 Ok(Self { backend: Arc::new(InMemory::new()), prefix, url, local: None })
             }
-            _ => Err(refused(format!("unknown scheme {scheme}://"))),
+            _ => {
+                let cloud = Cloud::of(scheme).ok_or_else(|| refused(format!("unknown scheme {scheme}://")))?;
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() {
+                    return Err(refused(format!("names no {}", cloud.bucket())));
+                }
+                let backend = cloud.connect(bucket).map_err(|error| refused(error.to_string()))?;
+                let prefix = Path::parse(prefix.trim_matches('/')).map_err(|error| refused(error.to_string()))?;
+                Ok(Self { backend, prefix, url: url.trim_end_matches('/').to_owned(), local: None })
+            }
         }
     }
 
@@ -438,24 +377,6 @@ impl Store {
     }
 }
 
-/// The operating system's number for what went wrong, if it was asked.
-fn errno(error: &object_store::Error) -> Option<i32> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(number) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
-            return Some(number);
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// Whether a store cannot make sure that an object is new: it says so, or it is a file system without hard links.
-fn knows_no_create(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })
-        || matches!(errno(error), Some(local::EPERM | local::ENOSYS | local::EOPNOTSUPP))
-}
-
 /// The same bytes in parts of `size`, the last one smaller, each made of slices of the pieces.
 fn regroup(pieces: Vec<Bytes>, size: usize) -> Vec<Vec<Bytes>> {
     let mut parts: Vec<Vec<Bytes>> = Vec::new();
@@ -479,18 +400,4 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_tuple("Store").field(&self.url).finish()
     }
-}
-
-/// The bucket, configured by the `AWS_*` environment. The backend's default limit of 30 s for a whole request would end every large
-/// transfer on a slow line; a limit on silence finds a dead connection sooner.
-fn s3(bucket: &str) -> object_store::Result<impl ObjectStore> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-    for (key, variable, limit) in
-        [(ClientConfigKey::Timeout, "AWS_TIMEOUT", "1h"), (ClientConfigKey::ReadTimeout, "AWS_READ_TIMEOUT", "60s")]
-    {
-        if std::env::var_os(variable).is_none() {
-            builder = builder.with_config(AmazonS3ConfigKey::Client(key), limit);
-        }
-    }
-    builder.build()
 }

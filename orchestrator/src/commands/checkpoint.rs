@@ -46,6 +46,9 @@ pub(crate) fn run(run: PathBuf, as_json: bool) -> Result<ExitCode, Failure> {
             }
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some((step, cause)) = refused(since) {
+            return Err(anyhow!("the checkpoint of step {step} was not saved, and training goes on: {cause}").into());
+        }
         let standing = standing(&observer);
         if !standing.is_alive() {
             let path = folder.path().display();
@@ -53,6 +56,15 @@ pub(crate) fn run(run: PathBuf, as_json: bool) -> Result<ExitCode, Failure> {
         }
         sleep(LOOK_AGAIN);
     }
+}
+
+/// The first checkpoint among `entries` that was not saved after it was asked for: its step, and why.
+fn refused(entries: &[Entry]) -> Option<(u64, &str)> {
+    let asked = entries.iter().position(|entry| entry.event == Event::SaveRequested)?;
+    entries[asked..].iter().find_map(|entry| match entry.event {
+        Event::CheckpointFailed { step } => Some((step, entry.reason.as_str())),
+        _ => None,
+    })
 }
 
 /// The first checkpoint among `entries` that was begun after it was asked for: its step, and how long it took.
@@ -110,5 +122,8 @@ mod tests {
         entries.push(entry(4000, committed(203, 1.4)));
         assert_eq!(answer(&entries), Some((203, 1.4)));
         assert_eq!(answer(&entries[2..]), None, "nobody has asked");
+        assert_eq!(refused(&entries), None);
+        entries.insert(2, Entry { reason: "no space".into(), ..entry(2600, Event::CheckpointFailed { step: 202 }) });
+        assert_eq!(refused(&entries), Some((202, "no space")));
     }
 }

@@ -277,6 +277,9 @@ impl Coordinator {
             journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),
             journal::Event::HostBack { host } => self.display.note(&format!("the host {host} is back")),
             journal::Event::CheckedUp { .. } | journal::Event::Setback(_) => self.display.note(reason),
+            journal::Event::CheckpointFailed { step } => {
+                self.display.note(&format!("the checkpoint of step {step} was not saved, and training goes on: {reason}"));
+            }
             journal::Event::Outlier { rank, host } => self.display.note(&format!("rank {rank} on {host}: {reason}")),
             journal::Event::Straggler { rank, host, .. } => self.display.note(&format!("rank {rank} on {host} is slow: {reason}")),
             journal::Event::Failed { rank: Some(rank), log, .. } => {

@@ -9,7 +9,7 @@ use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
 
 use crate::slurm::Allocation;
-use crate::supervisor::{Findings, Recent, Setbacks, State, Supervisor, Worker};
+use crate::supervisor::{Findings, Recent, Setbacks, State, Supervisor, Unsaved, Worker};
 
 /// Content of `status.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,12 @@ pub(crate) struct Status {
     pub(crate) checkpoint_committed: Option<String>,
     /// Seconds from the wish to save to the commit, the longest of this launch.
     pub(crate) checkpoint_seconds: Option<f64>,
+    /// The checkpoint that was not saved, if none was since.
+    #[serde(default)]
+    pub(crate) unsaved: Option<Unsaved>,
+    /// Checkpoints of this launch that were not saved.
+    #[serde(default)]
+    pub(crate) failed_saves: u64,
     /// How often training went on after gradients that were no numbers.
     #[serde(default)]
     pub(crate) setbacks: Setbacks,
@@ -130,6 +136,8 @@ impl Status {
             checkpoint: None,
             checkpoint_committed: None,
             checkpoint_seconds: None,
+            unsaved: None,
+            failed_saves: 0,
             setbacks: Setbacks::default(),
             restarts: 0,
             failure: None,
@@ -164,6 +172,8 @@ impl Status {
             self.checkpoint_committed = Some(now());
         }
         self.checkpoint_seconds = Some(supervisor.longest_save()).filter(|seconds| *seconds > 0.0);
+        self.unsaved = supervisor.unsaved().cloned();
+        self.failed_saves = supervisor.failed_saves();
         self.setbacks = supervisor.setbacks();
         self.restarts = supervisor.restarts();
         self.failure = supervisor.failure().map(ToString::to_string);

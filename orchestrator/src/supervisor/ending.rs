@@ -105,11 +105,6 @@ impl Supervisor {
         self.press_harder(now);
     }
 
-    /// Whether the launcher's processes were asked to end.
-    pub(super) fn is_pressing(&self) -> bool {
-        matches!(&self.phase, Phase::Ending { pressure, .. } if *pressure != Pressure::None)
-    }
-
     fn press_harder(&mut self, now: Time) {
         let Phase::Ending { pressure, since, .. } = &mut self.phase else { return };
         let force = *pressure != Pressure::None;

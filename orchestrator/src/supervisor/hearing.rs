@@ -118,6 +118,7 @@ impl Supervisor {
             // It is the same on all ranks.
             FromWorker::Setback(_) => {}
             FromWorker::CheckpointCommitted { step, seconds } => self.checkpoint_committed(step, seconds, now),
+            FromWorker::CheckpointFailed { step, cause } => self.not_saved(step, cause),
             FromWorker::Failed(failure) => {
                 worker.finished = true;
                 self.suspect(suspicion::said(rank, failure), now);
@@ -154,8 +155,8 @@ impl Supervisor {
                 self.conclude_if_gone(now);
             }
             FromWorker::Signalled { signal } if signal == "SIGUSR2" => self.save_by_signal(rank, now),
-            // A launcher that this coordinator ends passes that on to its guards.
-            FromWorker::Signalled { .. } if self.is_pressing() => {}
+            // A launcher that this coordinator ends passes that on to its guards, and one that has lost a worker ends the others.
+            FromWorker::Signalled { .. } if matches!(self.phase, Phase::Suspecting(_) | Phase::Ending { .. }) => {}
             FromWorker::Signalled { signal } => {
                 self.stop(StopReason::Terminate, &format!("the system has sent {signal} to rank {rank}"), now);
             }

@@ -14,7 +14,7 @@ use super::pace::{Pace, Recent};
 use super::saving::Wish;
 use super::suspicion::{Candidate, Suspicion, Telling};
 use super::workers::Workers;
-use super::{Command, Event, Failure, Options, Setbacks, State, StopReason, Time};
+use super::{Command, Event, Failure, Options, Setbacks, State, StopReason, Time, Unsaved};
 
 /// Time between two looks for stragglers.
 const LOOK: Time = Time::from_secs(1);
@@ -40,6 +40,9 @@ pub(crate) struct Supervisor {
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
     pub(super) setbacks: Setbacks,
+    /// The checkpoint that was not saved, if none was since.
+    pub(super) unsaved: Option<Unsaved>,
+    pub(super) failed_saves: u64,
     pub(super) wish: Wish,
     pub(super) summary: Value,
     pub(super) stop: Option<(StopReason, Time)>,
@@ -90,6 +93,8 @@ impl Supervisor {
             checkpoint: None,
             longest_save: 0.0,
             setbacks: Setbacks::default(),
+            unsaved: None,
+            failed_saves: 0,
             wish: Wish::default(),
             summary: Value::Null,
             stop: None,
@@ -189,6 +194,16 @@ impl Supervisor {
     /// How often training went on after gradients that were no numbers.
     pub(crate) fn setbacks(&self) -> Setbacks {
         self.setbacks
+    }
+
+    /// The checkpoint that was not saved, if none was since.
+    pub(crate) fn unsaved(&self) -> Option<&Unsaved> {
+        self.unsaved.as_ref()
+    }
+
+    /// Checkpoints of this launch that were not saved.
+    pub(crate) fn failed_saves(&self) -> u64 {
+        self.failed_saves
     }
 
     /// Restarts since that checkpoint.

@@ -185,6 +185,15 @@ pub(crate) struct Setbacks {
     pub(crate) back: u64,
 }
 
+/// A checkpoint that was not saved while training went on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Unsaved {
+    /// Optimizer steps that it would hold.
+    pub(crate) step: u64,
+    /// Why.
+    pub(crate) cause: String,
+}
+
 /// The first failure of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

@@ -6,8 +6,8 @@ use common::control::ToWorker;
 use common::job::Job;
 use common::journal;
 
-use super::Time;
 use super::machine::Supervisor;
+use super::{Time, Unsaved};
 
 /// Signals of the system to many processes that come within this time are one.
 const AT_ONCE: Time = Time::from_secs(5);
@@ -48,8 +48,18 @@ impl Supervisor {
         }
     }
 
+    /// A checkpoint was not saved, of which every worker may tell: those whose own share failed, and rank 0.
+    pub(super) fn not_saved(&mut self, step: u64, cause: String) {
+        if self.unsaved.as_ref().is_none_or(|unsaved| unsaved.step != step) {
+            self.record(journal::Event::CheckpointFailed { step }, cause.clone());
+            self.failed_saves += 1;
+        }
+        self.unsaved = Some(Unsaved { step, cause });
+    }
+
     /// A checkpoint was committed, `seconds` after it was begun.
     pub(super) fn saved(&mut self, seconds: f64, now: Time) {
+        self.unsaved = None;
         let begun = now.saturating_sub(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         if self.wish.owed.is_some_and(|asked| begun >= asked) {
             self.wish.owed = None;

@@ -78,3 +78,16 @@ fn only_training_saves() {
     let mut story = Story::with(Options { job: Job::Encode, ..options() });
     assert_eq!(story.feed(Event::Save("SIGUSR2")), []);
 }
+
+#[test]
+fn a_checkpoint_that_was_not_saved_is_told_once_and_forgotten_with_the_next() {
+    let mut story = training();
+    let failed = |cause: &str| FromWorker::CheckpointFailed { step: 8, cause: cause.into() };
+    story.say(1, failed("no space is left"));
+    story.say(0, failed("writer 1 of this checkpoint has failed: no space is left"));
+    let told = story.events().iter().filter(|event| **event == journal::Event::CheckpointFailed { step: 8 }).count();
+    assert_eq!((told, story.supervisor.failed_saves()), (1, 1));
+    assert!(story.supervisor.unsaved().is_some_and(|unsaved| unsaved.cause.contains("writer 1")), "who waited for all knows most");
+    story.say(0, committed(9, 0.5));
+    assert_eq!((story.supervisor.unsaved(), story.supervisor.failed_saves()), (None, 1));
+}

@@ -588,3 +588,21 @@ fn the_coordinator_s_own_sigterm_is_not_taken_for_somebody_s_wish_to_stop() {
     story.launcher_ends(ProcessEnd::Code(1));
     assert_eq!((story.starts(), story.outcome()), (vec![1, 2], None));
 }
+
+#[test]
+fn the_launcher_s_sigterm_after_a_failure_is_not_taken_for_the_system_s() {
+    let told = |first: &dyn Fn(&mut Story)| {
+        let mut story = Story::guarded(Options { max_restarts: 0, ..options() });
+        first(&mut story);
+        // mpirun ends the others within milliseconds, before it is clear what has happened.
+        (0..WORLD).for_each(|rank| drop(story.guard_says(rank, FromWorker::Signalled { signal: "SIGTERM".into() })));
+        story.wait(1);
+        (0..WORLD).for_each(|rank| drop(story.guard_says(rank, ended(ProcessEnd::Code(1)))));
+        story.launcher_ends(ProcessEnd::Code(1));
+        story.outcome().map(Outcome::exit_code)
+    };
+    let full = failed(FailureKind::Fault, "no space is left on the device");
+    assert_eq!(told(&|story| drop(story.say(1, full.clone()))), Some(1));
+    assert_eq!(told(&|story| drop(story.guard_says(1, ended(ProcessEnd::Code(1))))), Some(1));
+    assert_eq!(told(&|_| ()), Some(143), "nobody has failed: the system has sent it");
+}

@@ -62,15 +62,14 @@ impl Progress {
         (state.failure, state.in_a_row) = (None, 0);
     }
 
-    /// The save of `step` failed. One that is `fatal` is the last.
-    pub(super) fn failed(&self, step: u64, error: CheckpointingError, fatal: bool) {
+    /// The save of `step` failed; one that is `fatal` is the last. Returns why, if training goes on.
+    pub(super) fn failed(&self, step: u64, error: CheckpointingError, fatal: bool) -> Option<String> {
         let mut state = self.lock();
         state.in_a_row += 1;
         state.fatal |= fatal || state.in_a_row >= FAILURES_IN_A_ROW;
-        if !state.fatal {
-            tracing::error!("the checkpoint of step {step} was not saved, and training goes on: {error}");
-        }
+        let cause = (!state.fatal).then(|| error.to_string());
         state.failure = Some((step, error));
+        cause
     }
 
     /// The failure that training must not go on after, if there was one.
@@ -117,22 +116,22 @@ impl Drop for Over<'_> {
 mod tests {
     use super::*;
 
-    fn fail(progress: &Progress, step: u64) {
-        progress.failed(step, CheckpointingError::Writer("full".into()), false);
+    fn fail(progress: &Progress, step: u64) -> Option<String> {
+        progress.failed(step, CheckpointingError::Writer("full".into()), false)
     }
 
     #[test]
     fn training_goes_on_after_a_failure_and_not_after_three_in_a_row() {
         let progress = Progress::default();
         for step in [1, 2] {
-            fail(&progress, step);
+            assert!(fail(&progress, step).is_some_and(|cause| cause.contains("full")));
             assert!(progress.take_fatal().is_none());
         }
         progress.succeeded();
         assert!(progress.take_failure().is_none(), "that is over");
         for step in [4, 5, 6] {
             assert!(progress.take_fatal().is_none());
-            fail(&progress, step);
+            assert_eq!(fail(&progress, step).is_none(), step == 6, "the failure of the worker itself tells it then");
         }
         let error = progress.take_fatal().unwrap().to_string();
         assert!(error.contains("3 checkpoints in a row") && error.contains("full"), "{error}");

@@ -63,7 +63,11 @@ impl Writer {
             };
             match saved {
                 Ok(()) => self.progress.succeeded(),
-                Err(Failure { error, fatal }) => self.progress.failed(order.step, error, fatal),
+                Err(Failure { error, fatal }) => {
+                    if let Some(cause) = self.progress.failed(order.step, error, fatal) {
+                        self.reporter.checkpoint_failed(order.step, cause);
+                    }
+                }
             }
         }
     }

@@ -19,13 +19,16 @@ use tch::{Kind, Tensor};
 /// Bytes per MPI call.
 const CHUNK: usize = 2 << 20;
 
+unsafe extern "C" {
+    /// `MPI_IN_PLACE`, of `in_place.c`.
+    safe fn lsd_mpi_in_place() -> *const c_void;
+}
+
 /// This process as a member of MPI's world. Dropping it leaves MPI, which waits for all others to leave.
 pub struct Mpi {
     universe: Universe,
     rank: usize,
     world: usize,
-    /// Source of the chunk that is being summed: `MPI_IN_PLACE` is no constant that all MPI libraries share.
-    scratch: Vec<u8>,
     /// The sum of bf16, which MPI has no type for, as an `ffi::MPI_Op` that is carried between threads.
     sum_bf16: c_int,
 }
@@ -50,7 +53,7 @@ impl Mpi {
         if (rank, world) != (place.rank, place.world) {
             return Err(CollectiveError::WrongPlace { rank: place.rank, world: place.world, mpi_rank: rank, mpi_world: world });
         }
-        Ok(Self { universe, rank, world, scratch: vec![0; CHUNK], sum_bf16: create_sum_bf16()? })
+        Ok(Self { universe, rank, world, sum_bf16: create_sum_bf16()? })
     }
 
     fn communicator(&self) -> MPI_Comm {
@@ -131,16 +134,11 @@ impl Collective for Mpi {
 
     fn all_reduce_sum(&mut self, tensor: &Tensor) -> Result<(), CollectiveError> {
         check_cpu_tensor("all_reduce", tensor)?;
-        let (communicator, datatype, element) = (self.communicator(), datatype(tensor), tensor.kind().elt_size_in_bytes());
-        let sum = self.sum(tensor);
+        let (communicator, datatype, sum) = (self.communicator(), datatype(tensor), self.sum(tensor));
         for (chunk, count) in chunks(tensor) {
             // SAFETY: `chunk` points at `count` elements of a contiguous CPU tensor that outlives this call and that no other thread
-            // uses meanwhile; `scratch` holds at least one chunk and is other memory.
-            let code = unsafe {
-                std::ptr::copy_nonoverlapping(chunk, self.scratch.as_mut_ptr(), count * element);
-                let source = self.scratch.as_ptr().cast::<c_void>();
-                ffi::MPI_Allreduce(source, chunk.cast(), count as c_int, datatype, sum, communicator)
-            };
+            // uses meanwhile.
+            let code = unsafe { ffi::MPI_Allreduce(lsd_mpi_in_place(), chunk.cast(), count as c_int, datatype, sum, communicator) };
             check("all_reduce", code)?;
         }
         Ok(())

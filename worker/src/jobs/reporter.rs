@@ -89,6 +89,12 @@ impl Reporter {
         self.send(FromWorker::CheckpointCommitted { step, seconds });
     }
 
+    /// Says that the checkpoint of `step` was not saved, and that training goes on.
+    pub fn checkpoint_failed(&self, step: u64, cause: String) {
+        tracing::error!("the checkpoint of step {step} was not saved, and training goes on: {cause}");
+        self.send(FromWorker::CheckpointFailed { step, cause });
+    }
+
     /// Says what this worker's device is and how fast it is.
     pub fn checkup(&self, checkup: Checkup) {
         self.send(FromWorker::Checkup(checkup));

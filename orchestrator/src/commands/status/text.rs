@@ -11,7 +11,7 @@ use crate::commands::why;
 use crate::commands::words::{brief, brief_seconds, counted, names, percent};
 use crate::coordinator::{Status, describe, significant};
 use crate::observe::{Forecast, Observer, Queue, Standing, View};
-use crate::supervisor::{Findings, Setbacks};
+use crate::supervisor::{Findings, Setbacks, Unsaved};
 
 /// Of the workers whose devices stand out, so many are named.
 const OUTLIERS: usize = 4;
@@ -38,6 +38,10 @@ pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'sta
         let took = status.and_then(|status| status.checkpoint_seconds);
         let took = took.map_or_else(String::new, |took| format!(", took up to {}", brief_seconds(took)));
         ("checkpoint", format!("step {step}, {} ago{took}", brief(view.ago(when))))
+    }));
+    facts.extend(status.and_then(|status| status.unsaved.as_ref()).map(|unsaved| {
+        let Unsaved { step, cause } = unsaved;
+        ("not saved", format!("the checkpoint of step {step}, and training goes on: {cause}"))
     }));
     facts.extend(status.and_then(|status| status.checkup.as_ref()).into_iter().flat_map(checkup));
     let goodput = view.ledger.as_ref().map(sentence);

@@ -42,6 +42,7 @@ fn launch(page: &mut Page, status: &Status) {
     page.count("lsd_lost_hosts", "Hosts that the generation does without.", status.lost_hosts.len() as u64);
     page.count("lsd_steps_skipped", "Steps skipped for gradients that were no numbers.", status.setbacks.skipped);
     page.count("lsd_ways_back", "Ways back to a checkpoint for gradients that were no numbers.", status.setbacks.back);
+    page.count("lsd_checkpoints_failed", "Checkpoints that were not saved while training went on.", status.failed_saves);
     page.count("lsd_restarts", "Restarts since the newest checkpoint.", status.restarts as u64);
     page.time("lsd_updated_timestamp_seconds", "When these figures were taken.", Some(&status.updated));
     page.time("lsd_started_timestamp_seconds", "When the launch began.", Some(&status.started));

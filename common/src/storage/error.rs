@@ -1,0 +1,90 @@
+//! What goes wrong between the program and its objects, and what the backends' own errors mean.
+
+use super::local;
+
+/// What goes wrong between the program and its objects; each names the object or the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The URL names no kind of store that is supported, or cannot be read as one.
+    #[error(
+        "{url}: {reason}; supported are a local path, file:///PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \
+         az://CONTAINER/PREFIX and memory://"
+    )]
+    Url {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name that cannot be an object's.
+    #[error("{object}: not a usable object name: {reason}")]
+    Name {
+        /// The object.
+        object: String,
+        /// What is wrong with the name.
+        reason: String,
+    },
+    /// The object does not exist.
+    #[error("{object}: no such object")]
+    NotFound {
+        /// The object.
+        object: String,
+    },
+    /// The object is shorter or longer than it must be.
+    #[error("{object}: expected {expected} bytes, found {found}; the object is truncated or was replaced while it was read")]
+    Size {
+        /// The object.
+        object: String,
+        /// Bytes it must have, or must have at least when a range was read.
+        expected: u64,
+        /// Bytes it has.
+        found: u64,
+    },
+    /// There is no room for the object.
+    #[error("cannot write {object}: {}; make room there, or choose another place", full(*.quota))]
+    Full {
+        /// The object.
+        object: String,
+        /// Whether it is the quota that is used up, and not the disk.
+        quota: bool,
+    },
+    /// The store refused or failed.
+    #[error("cannot {action} {object}: {source}")]
+    Backend {
+        /// What was tried: read, write, list, delete.
+        action: &'static str,
+        /// The object or folder.
+        object: String,
+        /// What the store said.
+        source: Box<object_store::Error>,
+    },
+}
+
+impl StorageError {
+    /// Whether the object simply is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+fn full(quota: bool) -> &'static str {
+    if quota { "the quota is used up" } else { "no space is left on the device" }
+}
+
+/// The operating system's number for what went wrong, if it was asked.
+pub(super) fn errno(error: &object_store::Error) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(number) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(number);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Whether a store cannot make sure that an object is new: it says so, or it is a file system without hard links.
+pub(super) fn knows_no_create(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })
+        || matches!(errno(error), Some(local::EPERM | local::ENOSYS | local::EOPNOTSUPP))
+}
