@@ -121,11 +121,20 @@ fn newest(folder: &Path) -> Option<u64> {
 
 #[test]
 fn a_power_cut_at_any_moment_of_saving_loses_nothing_that_was_acknowledged() {
+    cut_while_saving(6, |savers| savers);
+}
+
+#[test]
+fn a_power_cut_while_large_parts_are_written_loses_nothing_that_was_acknowledged() {
+    cut_while_saving(3, Savers::with_large_parts);
+}
+
+fn cut_while_saving(steps: u64, parts: fn(Savers) -> Savers) {
     let folder = tempfile::tempdir_in(memory_folder()).unwrap();
     let root = folder.path().join("root");
-    let savers = Savers::new(root.join("runs/x"), 2);
+    let savers = parts(Savers::new(root.join("runs/x"), 2));
     let traced = Traced::new(&root, folder.path().join("trace"));
-    for saver in savers.start(1, 0, 6, |command| traced.watch(command)) {
+    for saver in savers.start(1, 0, steps, |command| traced.watch(command)) {
         saver.wait(PATIENCE).expect_success();
     }
     // The folders in which the checkpoints' own will be were made by somebody who has not synced them.

@@ -44,7 +44,12 @@ pub struct Savers {
     folder: PathBuf,
     url: String,
     count: usize,
+    /// Of each part.
+    bytes: usize,
 }
+
+/// Parts of the second size are written past the page cache.
+const SIZES: [usize; 2] = [4096, 300_001];
 
 impl Savers {
     /// `count` of them, with everything in `folder`.
@@ -56,7 +61,12 @@ impl Savers {
     /// `count` of them with checkpoints elsewhere.
     pub fn saving_at(url: String, folder: PathBuf, count: usize) -> Self {
         fs::create_dir_all(&folder).unwrap();
-        Self { folder, url, count }
+        Self { folder, url, count, bytes: SIZES[0] }
+    }
+
+    /// The same with parts that are written past the page cache.
+    pub fn with_large_parts(self) -> Self {
+        Self { bytes: SIZES[1], ..self }
     }
 
     /// The checkpoints.
@@ -90,7 +100,7 @@ impl Savers {
         let start = |rank: usize| {
             let mut command = Command::new(binary("examples/saver"));
             command.arg(&self.url).arg(self.folder.join("acknowledged"));
-            command.args([generation, nonce, from, to, 4096].map(|number| number.to_string()));
+            command.args([generation, nonce, from, to, self.bytes as u64].map(|number| number.to_string()));
             command.env("RANK", rank.to_string()).env("WORLD_SIZE", self.count.to_string());
             prepare(&mut command);
             Running::start_piped(command)
@@ -159,12 +169,13 @@ fn strike(savers: &Savers, generation: u64, folder: &Path, random: &mut StdRng) 
 #[test]
 fn hundreds_of_kills_while_saving_and_clearing_away_lose_nothing_and_leave_nothing() {
     let folder = tempfile::tempdir_in(memory_folder()).unwrap();
-    let savers = Savers::new(folder.path().join("run"), 3);
+    let mut savers = Savers::new(folder.path().join("run"), 3);
     let mut random = StdRng::seed_from_u64(seed());
     let count = crashes(120);
     let mut acknowledged = 0;
     for crash in 1..=count {
         let generation = crash as u64;
+        savers.bytes = SIZES[usize::from(random.random_ratio(1, 3))];
         strike(&savers, generation, folder.path(), &mut random);
         acknowledged = savers.acknowledged();
         let newest = savers.newest();

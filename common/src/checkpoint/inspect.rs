@@ -1,15 +1,9 @@
 //! Looking at checkpoints from outside of a run: what lies where, whether it is whole, what may go. Nothing here is needed to train.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-
 use super::catalogue::{self, Candidate, Found, Retention};
+use super::reader::PartReader;
 use super::{CheckpointError, CheckpointStore, Listed, Manifest, Part};
-use crate::storage::{StorageError, Store};
-
-/// Bytes that are in memory at a time while a part is read, twice over: the next ones are on their way meanwhile.
-const PIECE: u64 = 16 << 20;
+use crate::storage::Store;
 
 /// The checkpoints in one place, and what interrupted saves have left there.
 #[derive(Clone)]
@@ -115,16 +109,7 @@ impl Inspector {
     /// # Errors
     /// It is not there in full size, or the store fails.
     pub async fn reader(&self, part: &Part) -> Result<PartReader, CheckpointError> {
-        let object = self.store.name_url(&part.object);
-        match self.store.size(&part.object).await? {
-            Some(bytes) if bytes == part.bytes => {}
-            Some(found) => return Err(StorageError::Size { object, expected: part.bytes, found }.into()),
-            None => return Err(StorageError::NotFound { object }.into()),
-        }
-        let mut reader =
-            PartReader { store: self.store.clone(), part: part.clone(), asked: 0, coming: None, hasher: blake3::Hasher::new() };
-        reader.ask();
-        Ok(reader)
+        PartReader::open(&self.store, part).await
     }
 
     /// What `retention` does not keep (the newest two good ones it keeps in any case), newest first. To know which are good, the newest
@@ -184,58 +169,5 @@ impl Inspector {
         }
         self.store.remove_unfinished(&sighting.folder);
         Ok(())
-    }
-}
-
-/// A part on its way from the store, piece by piece, digested as it comes.
-pub struct PartReader {
-    store: Store,
-    part: Part,
-    /// Bytes asked for.
-    asked: u64,
-    coming: Option<tokio::task::JoinHandle<Result<Bytes, StorageError>>>,
-    hasher: blake3::Hasher,
-}
-
-impl PartReader {
-    /// The next piece, none at the end. Meanwhile the one after it is fetched.
-    ///
-    /// # Errors
-    /// The store fails, or the part has become shorter.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, CheckpointError> {
-        let Some(coming) = self.coming.take() else { return Ok(None) };
-        let piece = match coming.await {
-            Ok(piece) => piece?,
-            Err(error) => {
-                let (object, source) = (self.store.name_url(&self.part.object), Box::new(error.into()));
-                return Err(StorageError::Backend { action: "read", object, source }.into());
-            }
-        };
-        self.ask();
-        self.hasher.update(&piece);
-        Ok(Some(piece))
-    }
-
-    /// What was read up to here must have been the whole part, as it was saved.
-    ///
-    /// # Errors
-    /// It was not.
-    pub fn finish(self) -> Result<(), CheckpointError> {
-        let found = self.hasher.finalize().to_hex();
-        if found.as_str() == self.part.blake3 {
-            return Ok(());
-        }
-        let object = self.store.name_url(&self.part.object);
-        Err(CheckpointError::Corrupt { object, expected: self.part.blake3, found: found.to_string() })
-    }
-
-    fn ask(&mut self) {
-        let range: Range<u64> = self.asked..self.part.bytes.min(self.asked + PIECE);
-        if range.is_empty() {
-            return;
-        }
-        self.asked = range.end;
-        let (store, object) = (self.store.clone(), self.part.object.clone());
-        self.coming = Some(tokio::spawn(async move { store.get_range(&object, range).await }));
     }
 }

@@ -19,6 +19,7 @@ mod inspect;
 mod known;
 #[cfg(test)]
 mod mishaps;
+mod reader;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,8 @@ use serde_json::Value;
 
 pub use attempt::{Attempt, Fence};
 pub use catalogue::Retention;
-pub use inspect::{Inspector, PartReader, Sighting};
+pub use inspect::{Inspector, Sighting};
+pub use reader::PartReader;
 pub use store::{CheckpointStore, Listed, Skipped};
 
 use crate::sealed::SealError;

@@ -7,13 +7,12 @@ use bytes::Bytes;
 
 use super::catalogue::{self, Candidate, Found, LATEST, OWNER, Place, Retention};
 use super::known::Known;
+use super::reader::PartReader;
 use super::{Attempt, CheckpointError, Fence, Manifest, Part, VERSION};
 use crate::crash::{self, Point};
 use crate::sealed;
 use crate::storage::{StorageError, Store};
 
-/// Bytes of a part that are in memory at a time while it is verified.
-const VERIFY_BYTES: u64 = 32 << 20;
 /// A run never has fewer checkpoints than this once it has saved them: the newest may turn out to be damaged.
 const LEAST_KEPT: usize = 2;
 
@@ -161,12 +160,21 @@ impl CheckpointStore {
 
     /// The bytes of a part, verified; read a second time before damage is an error.
     pub async fn read_part(&self, part: &Part) -> Result<Bytes, CheckpointError> {
-        self.check_size(part).await?;
-        let bytes = self.store.get(&part.object).await?;
-        let Err(error) = self.check_part(part, &bytes) else { return Ok(bytes) };
-        tracing::warn!("reading a part again: {error}");
-        let bytes = self.store.get(&part.object).await?;
-        self.check_part(part, &bytes).map(|()| bytes)
+        match self.reader(part).await?.whole().await {
+            Err(error @ CheckpointError::Corrupt { .. }) => {
+                tracing::warn!("reading a part again: {error}");
+                self.reader(part).await?.whole().await
+            }
+            read => read,
+        }
+    }
+
+    /// Reads a part from its first to its last byte.
+    ///
+    /// # Errors
+    /// It is not there in full size, or the store fails.
+    pub async fn reader(&self, part: &Part) -> Result<PartReader, CheckpointError> {
+        PartReader::open(&self.store, part).await
     }
 
     /// Clears away what the checkpoints that `retention` keeps (the newest two at least) have made superfluous: older checkpoints,
@@ -269,35 +277,9 @@ impl CheckpointStore {
 
     /// Digests a part piece by piece: a part may be larger than what is left of the memory.
     async fn verify_part(&self, part: &Part) -> Result<(), CheckpointError> {
-        self.check_size(part).await?;
-        let mut hasher = blake3::Hasher::new();
-        for start in (0..part.bytes).step_by(VERIFY_BYTES as usize) {
-            hasher.update(&self.store.get_range(&part.object, start..part.bytes.min(start + VERIFY_BYTES)).await?);
-        }
-        self.compare(part, hasher.finalize())
-    }
-
-    /// An object of another size is not read at all.
-    async fn check_size(&self, part: &Part) -> Result<(), CheckpointError> {
-        let object = || self.store.name_url(&part.object);
-        match self.store.size(&part.object).await? {
-            Some(bytes) if bytes == part.bytes => Ok(()),
-            Some(found) => Err(StorageError::Size { object: object(), expected: part.bytes, found }.into()),
-            None => Err(StorageError::NotFound { object: object() }.into()),
-        }
-    }
-
-    fn check_part(&self, part: &Part, bytes: &Bytes) -> Result<(), CheckpointError> {
-        self.compare(part, blake3::hash(bytes))
-    }
-
-    fn compare(&self, part: &Part, found: blake3::Hash) -> Result<(), CheckpointError> {
-        let found = found.to_hex();
-        if found.as_str() == part.blake3 {
-            return Ok(());
-        }
-        let object = self.store.name_url(&part.object);
-        Err(CheckpointError::Corrupt { object, expected: part.blake3.clone(), found: found.to_string() })
+        let mut reader = self.reader(part).await?;
+        while reader.next().await?.is_some() {}
+        reader.finish()
     }
 
     /// The manifest first, and for good: a half-removed checkpoint must not look like a whole one.

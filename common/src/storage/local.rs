@@ -10,6 +10,20 @@ pub(super) fn sync(folder: &Path) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// Makes a folder and those above it, so that they survive a power cut.
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = folder.parent().ok_or(error)?;
+            create_folder(above)?;
+            create_folder(folder)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => folder.parent().map_or(Ok(()), sync),
+    }
+}
+
 /// The path from the root, whether or not it exists. `..` is resolved as the operating system would, through symbolic links.
 pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
     let path = std::path::absolute(path)?;

@@ -4,6 +4,7 @@
 //! count as done. Reads check the length of what came back: object stores return short ranges without an error. Digests are the
 //! business of the callers ([`crate::shards`], [`crate::checkpoint`]): no store verifies what it returns.
 
+mod direct;
 mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -31,6 +32,8 @@ use remote::Cloud;
 
 /// Objects larger than this are uploaded in parts: a single PUT ends at 5 GiB and restarts from zero after a fault.
 const WHOLE_PUT: usize = 32 << 20;
+/// Local files of this size or more are written past the page cache.
+const DIRECT: usize = 256 << 10;
 /// Smallest size of an uploaded part.
 const PART: usize = 16 << 20;
 /// Most parts of one upload (the limit of S3).
@@ -157,6 +160,21 @@ impl Store {
         }
     }
 
+    /// As [`get_range`](Self::get_range), for large ranges that are read once: a local file is read past the page cache.
+    pub async fn get_range_once(&self, name: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        let Some(root) = &self.local else { return self.get_range(name, range).await };
+        self.path(name)?;
+        match direct::get_range(root.join(name), range.clone()).await {
+            Ok(bytes) => self.check_size(name, range.end, range.start + bytes.len() as u64).map(|()| bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(StorageError::NotFound { object: self.name_url(name) })
+            }
+            Err(error) => {
+                Err(self.failed("read", name, object_store::Error::Generic { store: "LocalFileSystem", source: error.into() }))
+            }
+        }
+    }
+
     /// Writes the object, replacing an older one at once or not at all. When this returns, the object survives a power cut.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StorageError> {
         self.put_pieces(name, vec![bytes], |_| ()).await
@@ -195,6 +213,13 @@ impl Store {
     pub async fn put_pieces(&self, name: &str, pieces: Vec<Bytes>, mut seen: impl FnMut(&[u8])) -> Result<(), StorageError> {
         let path = self.path(name)?;
         let total: usize = pieces.iter().map(Bytes::len).sum();
+        if let Some(root) = self.local.as_ref().filter(|_| total >= DIRECT) {
+            let source = match direct::put(root.join(name), &pieces, &mut seen).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error.into(),
+            };
+            return Err(self.failed("write", name, object_store::Error::Generic { store: "LocalFileSystem", source }));
+        }
         let written = if total > WHOLE_PUT {
             self.put_in_parts(name, &path, pieces, total, &mut seen).await
         } else {

@@ -4,19 +4,23 @@
 use super::parts::{Part, assign, parts};
 use super::{CheckpointingError, Identity};
 use crate::collectives::Collective;
-use crate::model::LatentSlotDiffusion;
-use crate::model::weights::from_safetensors;
+use crate::model::weights::{Incoming, from_safetensors};
+use crate::model::{LatentSlotDiffusion, Variable};
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
-use common::checkpoint::{CheckpointStore, Listed, Manifest};
+use common::checkpoint::{CheckpointError, CheckpointStore, Listed, Manifest, Part as Written};
 use common::crash::{self, Point};
 use common::official::weights_part;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
+
+/// Threads that read a worker's share: while one digests and copies, the pieces of the others come.
+const READERS: usize = 3;
 
 /// Where a run goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,14 +130,23 @@ impl Restorer {
         collective: &dyn Collective,
     ) -> Result<(), CheckpointingError> {
         let (store, flat) = (&self.stores[store], state.flat());
-        for (part, owner) in shares(state, collective.world()) {
-            if owner == collective.rank() {
-                let bytes = read_part(store, manifest, &part.name, &self.runtime)?;
-                from_safetensors(Path::new(&format!("{}.safetensors", part.name)), &bytes, &part.variables(&flat))?;
+        let mine = shares(state, collective.world()).filter(|(_, owner)| *owner == collective.rank());
+        let mine: Vec<_> = mine.map(|(part, _)| (part.variables(&flat), part.name)).collect();
+        let wanted = mine.into_iter().map(|(variables, name)| Ok((variables, find_part(store, manifest, &name)?)));
+        let wanted = Mutex::new(wanted.collect::<Result<Vec<_>, CheckpointingError>>()?.into_iter());
+        let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let read = || {
+            while let Some((variables, part)) = next() {
+                self.runtime.block_on(read_into(store, part, &variables))?;
                 crash::point(Point::Restoring);
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
+            let panicked = |_| Err(CheckpointingError::Writer("a thread that reads a checkpoint panicked".into()));
+            readers.into_iter().try_for_each(|reader| reader.join().unwrap_or_else(panicked))
+        })
     }
 
     /// Every worker gives its share to all others.
@@ -199,10 +212,38 @@ fn newest(store: &CheckpointStore, runtime: &Handle) -> Result<Option<Manifest>,
     Ok(manifest)
 }
 
-fn read_part(store: &CheckpointStore, manifest: &Manifest, name: &str, runtime: &Handle) -> Result<Bytes, CheckpointingError> {
+/// Reads a part into variables while it comes; a second time before damage is an error.
+async fn read_into(store: &CheckpointStore, part: &Written, variables: &[Variable]) -> Result<(), CheckpointingError> {
+    match read_once_into(store, part, variables).await {
+        Err(CheckpointingError::Checkpoint(error @ CheckpointError::Corrupt { .. })) => {
+            tracing::warn!("reading a part again: {error}");
+            read_once_into(store, part, variables).await
+        }
+        read => read,
+    }
+}
+
+async fn read_once_into(store: &CheckpointStore, part: &Written, variables: &[Variable]) -> Result<(), CheckpointingError> {
+    let mut reader = store.reader(part).await?;
+    let mut incoming = Incoming::new(&part.object, variables);
+    let mut understood = Ok(());
+    while let Some(piece) = reader.next().await? {
+        if understood.is_ok() {
+            understood = incoming.feed(&piece);
+        }
+    }
+    // What is damaged need not make sense.
+    reader.finish()?;
+    understood.and_then(|()| incoming.finish()).map_err(Into::into)
+}
+
+fn find_part<'a>(store: &CheckpointStore, manifest: &'a Manifest, name: &str) -> Result<&'a Written, CheckpointingError> {
     let missing = || CheckpointingError::MissingPart { url: store.url().to_owned(), step: manifest.step, part: name.to_owned() };
-    let part = manifest.part(name).ok_or_else(missing)?;
-    Ok(runtime.block_on(store.read_part(part))?)
+    manifest.part(name).ok_or_else(missing)
+}
+
+fn read_part(store: &CheckpointStore, manifest: &Manifest, name: &str, runtime: &Handle) -> Result<Bytes, CheckpointingError> {
+    Ok(runtime.block_on(store.read_part(find_part(store, manifest, name)?))?)
 }
 
 /// What rank 0 says, on every rank.

@@ -10,6 +10,7 @@ use super::snapshot::Snapshot;
 use super::{CheckpointingError, Files};
 use crate::jobs::Reporter;
 use common::checkpoint::{Attempt, CheckpointError, CheckpointStore, Fence, Part as Written, Retention};
+use futures::StreamExt;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -21,6 +22,9 @@ use torch_shim::cuda::{Priority, Stream};
 const SHARES_WITHIN: Duration = Duration::from_secs(1800);
 /// The same with several stores: a worker that one of them is out of reach of may not be able to say so.
 const SHARES_WITHIN_OF_MANY: Duration = Duration::from_secs(300);
+
+/// Parts that are written at the same time: while one waits for the disk, the next ones are digested and copied.
+const PARTS_AT_ONCE: usize = 3;
 
 /// The thread's end of a [`Saver`](super::Saver).
 pub(super) struct Writer {
@@ -138,10 +142,10 @@ impl Writer {
     /// Writes this worker's share. Returns all parts if it is this worker that commits, when all shares are there.
     async fn write(&self, attempt: &Attempt, files: &Files) -> Result<Option<Vec<Written>>, CheckpointError> {
         let (rank, world) = self.to.place;
-        let mut written = Vec::new();
-        for (name, pieces) in files {
-            written.push(attempt.write_pieces(name, pieces.to_vec()).await?);
-        }
+        let parts = files.iter().map(|(name, pieces)| attempt.write_pieces(name, pieces.to_vec()));
+        // All of them end, also when one fails: what is still being written could not be cleared away.
+        let written: Vec<_> = futures::stream::iter(parts).buffered(PARTS_AT_ONCE).collect().await;
+        let written = written.into_iter().collect::<Result<Vec<Written>, _>>()?;
         if world == 1 {
             return Ok(Some(written));
         }

@@ -85,7 +85,7 @@ impl<'a> Stored<'a> {
 }
 
 /// Compares stored shapes with a network's variables. A stored 1x1 convolution passes for a linear layer.
-fn compare(stored: &BTreeMap<&str, Vec<i64>>, variables: &[Variable]) -> Differences {
+pub(super) fn compare(stored: &BTreeMap<&str, Vec<i64>>, variables: &[Variable]) -> Differences {
     let mut differences = Differences::default();
     let known: BTreeMap<&str, &Variable> = variables.iter().map(|variable| (variable.name.as_str(), variable)).collect();
     for variable in variables.iter().filter(|variable| variable.trainable) {
@@ -102,7 +102,7 @@ fn compare(stored: &BTreeMap<&str, Vec<i64>>, variables: &[Variable]) -> Differe
     differences
 }
 
-fn signed(shape: &[usize]) -> Vec<i64> {
+pub(super) fn signed(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|&side| side as i64).collect()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! file     tensors of a safetensors file <-> variables of a network
+//! incoming the same for a file that comes in pieces
 //! names    what older and original releases call the tensors
 //! source   finding a file at a URL, verifying it, and writing a folder
 //! official the checkpoints of the official implementation
@@ -10,6 +11,7 @@
 //! Everything that differs is listed before anything is loaded.
 
 mod file;
+mod incoming;
 mod names;
 mod official;
 mod source;
@@ -18,6 +20,7 @@ mod source;
 mod tests;
 
 pub use file::{from_safetensors, to_safetensors};
+pub use incoming::Incoming;
 pub use official::load_official;
 pub use source::{CONFIG_FILE, Found, WEIGHTS_FILE, find, save_folder};
 
@@ -80,6 +83,10 @@ pub enum WeightsError {
         /// How it differs.
         differences: Differences,
     },
+}
+
+fn format_error(file: &str, reason: impl Into<String>) -> WeightsError {
+    WeightsError::Format { file: file.to_owned(), reason: reason.into() }
 }
 
 impl WeightsError {
