@@ -4,17 +4,15 @@
 use super::parts::{Part, assign, parts};
 use super::{CheckpointingError, Identity};
 use crate::collectives::Collective;
-use crate::model::weights::{Incoming, from_safetensors};
+use crate::model::weights::Incoming;
 use crate::model::{LatentSlotDiffusion, Variable};
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
-use bytes::Bytes;
 use common::checkpoint::{CheckpointError, CheckpointStore, Listed, Manifest, Part as Written};
 use common::crash::{self, Point};
 use common::official::weights_part;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
@@ -172,13 +170,13 @@ fn pass_over(damaged: &mut Vec<String>, step: u64, error: &CheckpointingError) {
     damaged.push(format!("step {step}: {error}"));
 }
 
-/// Loads the networks' weights from the newest checkpoint that verifies: their moving average if `average` and if there is one. Every
-/// worker gets rank 0's. Returns the checkpoint's step.
+/// Loads the networks' weights from the newest checkpoint in `stores` that verifies: their moving average if `average` and if there is
+/// one. Every worker gets rank 0's. Returns the checkpoint's step.
 ///
 /// # Errors
 /// No checkpoint, or one of other networks.
 pub fn load_weights(
-    store: &CheckpointStore,
+    stores: &[CheckpointStore],
     model: &LatentSlotDiffusion,
     average: bool,
     collective: &mut dyn Collective,
@@ -186,14 +184,14 @@ pub fn load_weights(
 ) -> Result<u64, CheckpointingError> {
     let mut step = 0;
     if collective.rank() == 0 {
-        let Some(manifest) = newest(store, runtime)? else {
-            return Err(CheckpointingError::Nothing { url: store.url().to_owned() });
+        let Some((store, manifest)) = newest(stores, runtime)? else {
+            let urls: Vec<&str> = stores.iter().map(CheckpointStore::url).collect();
+            return Err(CheckpointingError::Nothing { url: urls.join(", ") });
         };
         for module in &model.modules {
             let average = average && manifest.part(&weights_part(module.name, true)).is_some();
-            let name = weights_part(module.name, average);
-            let bytes = read_part(store, &manifest, &name, runtime)?;
-            from_safetensors(Path::new(&format!("{name}.safetensors")), &bytes, &module.variables)?;
+            let part = find_part(store, &manifest, &weights_part(module.name, average))?;
+            runtime.block_on(read_into(store, part, &module.variables))?;
         }
         step = manifest.step;
     }
@@ -203,13 +201,30 @@ pub fn load_weights(
     Ok(tell(Some(&step), collective)?.unwrap_or(step))
 }
 
-/// The newest checkpoint that verifies; says in the log which newer ones do not, and why.
-fn newest(store: &CheckpointStore, runtime: &Handle) -> Result<Option<Manifest>, CheckpointingError> {
-    let (manifest, skipped) = runtime.block_on(store.newest_verified())?;
-    for skipped in skipped {
-        tracing::warn!("checkpoint {} is passed over: {}", skipped.name, skipped.reason);
+/// The newest checkpoint that verifies, and where it is; says in the log which newer ones do not, and why.
+fn newest<'a>(
+    stores: &'a [CheckpointStore],
+    runtime: &Handle,
+) -> Result<Option<(&'a CheckpointStore, Manifest)>, CheckpointingError> {
+    let mut listed = Vec::new();
+    for store in stores {
+        listed.extend(runtime.block_on(store.list())?.first().map(|newest| (newest.step, store)));
     }
-    Ok(manifest)
+    // Stable: of equal ones, the first store's comes first.
+    listed.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    let mut best: Option<(&CheckpointStore, Manifest)> = None;
+    for (step, store) in listed {
+        if best.as_ref().is_some_and(|(_, best)| best.step >= step) {
+            break;
+        }
+        let (manifest, skipped) = runtime.block_on(store.newest_verified())?;
+        for skipped in skipped {
+            tracing::warn!("checkpoint {} in {} is passed over: {}", skipped.name, store.url(), skipped.reason);
+        }
+        let newer = |manifest: &Manifest| best.as_ref().is_none_or(|(_, best)| manifest.step > best.step);
+        best = manifest.filter(newer).map(|manifest| (store, manifest)).or(best);
+    }
+    Ok(best)
 }
 
 /// Reads a part into variables while it comes; a second time before damage is an error.
@@ -240,10 +255,6 @@ async fn read_once_into(store: &CheckpointStore, part: &Written, variables: &[Va
 fn find_part<'a>(store: &CheckpointStore, manifest: &'a Manifest, name: &str) -> Result<&'a Written, CheckpointingError> {
     let missing = || CheckpointingError::MissingPart { url: store.url().to_owned(), step: manifest.step, part: name.to_owned() };
     manifest.part(name).ok_or_else(missing)
-}
-
-fn read_part(store: &CheckpointStore, manifest: &Manifest, name: &str, runtime: &Handle) -> Result<Bytes, CheckpointingError> {
-    Ok(runtime.block_on(store.read_part(find_part(store, manifest, name)?))?)
 }
 
 /// What rank 0 says, on every rank.

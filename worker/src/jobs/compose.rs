@@ -2,7 +2,7 @@
 
 use super::JobContext;
 use super::figure::{self, image_picture, share};
-use crate::checkpointing::{load_weights, open_store};
+use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::concepts::{Clusters, k_means};
 use crate::data::LabelledImages;
@@ -25,8 +25,8 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let autoencoder = Autoencoder::load(&config.autoencoder, context.device, &context.runtime)?;
     let decoder = Decoder::new(&config, autoencoder, context.device);
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Unset, context.device);
-    let store = open_store(&config, &context.run)?;
-    let step = load_weights(&store, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
+    let stores = open_stores(&config, &context.run)?;
+    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
 
     let library = Library::collect(context, &model, &source)?;
     if !context.place.is_leader() {

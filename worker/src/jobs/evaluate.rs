@@ -3,7 +3,7 @@
 
 use super::JobContext;
 use super::figure::{self, image_picture, share};
-use crate::checkpointing::{load_weights, open_store};
+use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::data::LabelledImages;
 use crate::evaluation::{Figures, Picture, Sums, grid, match_labels, position_cells, score};
@@ -24,13 +24,13 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let autoencoder = Autoencoder::load(&config.autoencoder, context.device, &context.runtime)?;
     let decoder = Decoder::new(&config, autoencoder, context.device);
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
-    let store = open_store(&config, &context.run)?;
+    let stores = open_stores(&config, &context.run)?;
     let samples =
         if config.evaluate.samples == 0 { held_out.count() } else { held_out.count().min(config.evaluate.samples as u64) };
 
     let position_only = position_only(context, &held_out, samples)?;
     let untrained = model_figures(context, &model, &held_out, samples, "untrained")?;
-    let step = load_weights(&store, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
+    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
     let trained = model_figures(context, &model, &held_out, samples, "trained")?;
 
     if !context.place.is_leader() {

@@ -119,6 +119,9 @@ fn evaluation_uses_the_moving_average_exactly_if_asked_to() {
 
     let [average, last] = [true, false].map(|ema| {
         config.evaluate.ema = ema;
+        // Where the run's own checkpoints would be there are none: they are in the second place alone.
+        config.checkpoint.also = vec![run_dir(folder.path(), 1).checkpoints().display().to_string()];
+        config.checkpoint.url = Some(folder.path().join("nothing-here").display().to_string());
         run(evaluate::run, &config, folder.path(), 1, &runtime).unwrap();
         let run = run_dir(folder.path(), 1);
         let figures: Value = serde_json::from_slice(&fs::read(run.evaluation()).unwrap()).unwrap();
