@@ -3,6 +3,8 @@
 //! Manifests are the commit points of data sets and checkpoints. A torn, truncated or altered one must never be taken for a good one,
 //! and everything a manifest says (digests of the large objects, most of all) is only worth what its own digest is worth.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,7 +35,7 @@ pub enum SealError {
     Version {
         /// The version in the document.
         found: u32,
-        /// The version that this program reads and writes.
+        /// The newest version that this program reads.
         supported: u32,
     },
     /// Intact, but not what it should be.
@@ -49,8 +51,8 @@ pub(crate) fn seal<T: Serialize>(content: &T) -> Result<(Bytes, String), SealErr
     Ok((document.into(), digest.to_string()))
 }
 
-/// The content of a document of format `version`, and its digest.
-pub(crate) fn open<T: DeserializeOwned>(document: &[u8], version: u32) -> Result<(T, String), SealError> {
+/// The content of a document of one of the formats `versions`, and its digest.
+pub(crate) fn open<T: DeserializeOwned>(document: &[u8], versions: RangeInclusive<u32>) -> Result<(T, String), SealError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
@@ -62,8 +64,8 @@ pub(crate) fn open<T: DeserializeOwned>(document: &[u8], version: u32) -> Result
         return Err(SealError::Digest { expected, found });
     }
     let Versioned { version: written } = serde_json::from_slice(content)?;
-    if written != version {
-        return Err(SealError::Version { found: written, supported: version });
+    if !versions.contains(&written) {
+        return Err(SealError::Version { found: written, supported: *versions.end() });
     }
     Ok((serde_json::from_slice(content)?, found))
 }
@@ -88,21 +90,26 @@ mod tests {
     fn any_change_is_noticed() {
         let content = Content { version: 3, text: "blocks".into() };
         let (document, digest) = seal(&content).unwrap();
-        assert_eq!(open::<Content>(&document, 3).unwrap(), (content, digest));
+        assert_eq!(open::<Content>(&document, 3..=3).unwrap(), (content, digest));
         assert!(serde_json::from_slice::<serde_json::Value>(&document).is_ok(), "any tool can read it");
         for length in 0..document.len() {
-            assert!(matches!(open::<Content>(&document[..length], 3), Err(SealError::Torn | SealError::Digest { .. })));
+            assert!(matches!(open::<Content>(&document[..length], 3..=3), Err(SealError::Torn | SealError::Digest { .. })));
         }
         for bit in 0..8 * document.len() {
             let mut flipped = document.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(open::<Content>(&flipped, 3), Err(SealError::Torn | SealError::Digest { .. })), "bit {bit}");
+            assert!(matches!(open::<Content>(&flipped, 3..=3), Err(SealError::Torn | SealError::Digest { .. })), "bit {bit}");
         }
     }
 
     #[test]
     fn another_version_is_told_from_damage() {
         let (document, _) = seal(&serde_json::json!({"version": 4, "layout": []})).unwrap();
-        assert!(matches!(open::<Content>(&document, 3), Err(SealError::Version { found: 4, supported: 3 })));
+        assert!(matches!(open::<Content>(&document, 1..=3), Err(SealError::Version { found: 4, supported: 3 })));
+        assert!(matches!(open::<Content>(&document, 5..=6), Err(SealError::Version { found: 4, supported: 6 })));
+        assert!(
+            matches!(open::<Content>(&document, 3..=4), Err(SealError::Content(_))),
+            "read, and then found to be something else"
+        );
     }
 }

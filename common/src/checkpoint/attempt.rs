@@ -122,7 +122,7 @@ impl Attempt {
                 pause = longest.min(pause * 5 / 4);
             };
             let refused = |reason| CheckpointError::Manifest { object: self.store.name_url(&object), reason };
-            let share = sealed::open::<Share>(&document, VERSION).map_err(refused)?.0;
+            let share = sealed::open::<Share>(&document, VERSION..=VERSION).map_err(refused)?.0;
             if let Some(reason) = share.failure {
                 return Err(CheckpointError::Writer { writer, reason });
             }

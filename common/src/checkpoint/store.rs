@@ -264,7 +264,7 @@ impl CheckpointStore {
         let name = place.manifest();
         let document = self.store.get(&name).await?;
         let object = self.store.name_url(&name);
-        let (manifest, _) = match sealed::open::<Manifest>(&document, VERSION) {
+        let (manifest, _) = match sealed::open::<Manifest>(&document, VERSION..=VERSION) {
             Ok(opened) => opened,
             Err(reason) => return Err(CheckpointError::Manifest { object, reason }),
         };

@@ -1,22 +1,28 @@
 //! The manifest: which shards a data set has, where their columns and blocks lie, and the digests that vouch for them.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ShardError;
-use super::schema::Schema;
+use super::schema::{Column, Part, Schema};
 use crate::sealed;
 use crate::storage::Store;
 
 /// Name of the manifest in the data set's folder.
 pub const MANIFEST: &str = "dataset.json";
-/// The format that this program writes and reads.
-pub const VERSION: u32 = 1;
+/// The newest format of a manifest that this program reads and writes. 2 came with encoded columns; a data set without them is
+/// written as version 1, which older programs read too.
+pub const VERSION: u32 = 2;
+
+/// Bytes of an offset.
+pub(super) const OFFSET_BYTES: u64 = 8;
 
 /// Everything about a data set but its rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Format of this manifest, [`VERSION`].
+    /// Format of this manifest, [`VERSION`] or less.
     pub version: u32,
     /// Digest of everything that the writer was asked for; tells whether a data set is the one that a job would write.
     pub settings: String,
@@ -52,21 +58,57 @@ pub struct ShardFile {
     pub bytes: u64,
     /// Digest of the whole file.
     pub blake3: String,
-    /// Its columns in their order on disk.
+    /// Its tensors in their order on disk.
     pub columns: Vec<StoredColumn>,
 }
 
-/// One column of one shard.
+/// One tensor of one shard: a column, or the offsets or the bytes of an encoded one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredColumn {
-    /// The column.
+    /// The tensor: `NAME`, `NAME.offsets` or `NAME.bytes` of column NAME.
     pub name: String,
     /// Where its first row begins in the file.
     pub offset: u64,
-    /// Rows per block; the last block may have fewer.
+    /// Rows per block; the last block may have fewer. Offsets are a single block.
     pub rows_per_block: u64,
     /// CRC-32C of every block.
     pub crc32c: Vec<u32>,
+    /// Where every block ends, counted from `offset`: only where rows differ in size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub block_ends: Vec<u64>,
+}
+
+impl StoredColumn {
+    /// The bytes of a block in the file, when the tensor is `part` of `column` and the shard has `rows` rows.
+    pub(super) fn block(&self, part: Part, column: &Column, rows: u64, block: u64) -> Range<u64> {
+        let (start, end) = match part {
+            Part::Rows => {
+                let row = |number: u64| number.min(rows) * column.row_bytes() as u64;
+                (row(block * self.rows_per_block), row((block + 1) * self.rows_per_block))
+            }
+            Part::Offsets => (0, (rows + 1) * OFFSET_BYTES),
+            Part::Bytes => {
+                let end = |block: u64| self.block_ends[block as usize];
+                (if block == 0 { 0 } else { end(block - 1) }, end(block))
+            }
+        };
+        self.offset + start..self.offset + end
+    }
+
+    /// Whether blocks and offsets agree with the tensor's place, so that [`block`](Self::block) can be relied on.
+    fn fits(&self, part: Part, column: &Column, rows: u64, file_bytes: u64) -> bool {
+        let blocks = rows.checked_div(self.rows_per_block).map(|_| rows.div_ceil(self.rows_per_block));
+        let (blocks, bytes) = match part {
+            Part::Rows => (blocks, rows.checked_mul(column.row_bytes() as u64)),
+            Part::Offsets => (Some(1), rows.checked_add(1).and_then(|entries| entries.checked_mul(OFFSET_BYTES))),
+            Part::Bytes => {
+                let ordered = self.block_ends.is_sorted() && self.block_ends.len() == self.crc32c.len();
+                (blocks.filter(|_| ordered), self.block_ends.last().copied())
+            }
+        };
+        let end = bytes.and_then(|bytes| bytes.checked_add(self.offset));
+        blocks == Some(self.crc32c.len() as u64) && end.is_some_and(|end| end <= file_bytes)
+    }
 }
 
 impl Manifest {
@@ -119,17 +161,14 @@ pub(super) fn problem_of(schema: &Schema, shard: &ShardEntry) -> Option<String> 
     if expected.len() != shard.files.len() {
         return Some(format!("expected {} files, found {}", expected.len(), shard.files.len()));
     }
-    for ((_, indices), file) in expected.iter().zip(&shard.files) {
-        let names = indices.iter().map(|&index| &schema.columns[index].name);
-        if !names.eq(file.columns.iter().map(|column| &column.name)) {
+    for (expected, file) in expected.iter().zip(&shard.files) {
+        let tensors = expected.tensors.iter().map(|&(index, part)| (&schema.columns[index], part));
+        if !tensors.clone().map(|(column, part)| part.name(column)).eq(file.columns.iter().map(|stored| stored.name.clone())) {
             return Some(format!("file {} does not have the columns of the schema", file.name));
         }
-        for (&index, stored) in indices.iter().zip(&file.columns) {
-            let column = &schema.columns[index];
-            let blocks = shard.rows.checked_div(stored.rows_per_block).map(|_| shard.rows.div_ceil(stored.rows_per_block));
-            let end = shard.rows.checked_mul(column.row_bytes() as u64).and_then(|bytes| bytes.checked_add(stored.offset));
-            if blocks != Some(stored.crc32c.len() as u64) || end.is_none_or(|end| end > file.bytes) {
-                return Some(format!("column {} does not fit into {}", column.name, file.name));
+        for ((column, part), stored) in tensors.zip(&file.columns) {
+            if !stored.fits(part, column, shard.rows, file.bytes) {
+                return Some(format!("column {} does not fit into {}", stored.name, file.name));
             }
         }
     }
@@ -144,7 +183,7 @@ pub async fn existing(store: &Store) -> Result<Option<Manifest>, ShardError> {
         Err(error) => return Err(error.into()),
     };
     let object = store.name_url(MANIFEST);
-    match sealed::open::<Manifest>(&document, VERSION) {
+    match sealed::open::<Manifest>(&document, 1..=VERSION) {
         Ok((mut manifest, fingerprint)) => {
             manifest.fingerprint = fingerprint;
             manifest.check(&object).map(|()| Some(manifest))

@@ -1,4 +1,4 @@
-//! The data set format: shards of fixed-size rows, and a manifest that vouches for every byte of them.
+//! The data set format: shards of rows, and a manifest that vouches for every byte of them.
 //!
 //! ```text
 //! dataset.json                          the manifest, written last: without it there is no data set
@@ -9,11 +9,15 @@
 //! ```
 //!
 //! Any tool opens a shard with stock safetensors. The bytes of row i are found by arithmetic, so a column can be skipped and a block
-//! of rows is one range read. The manifest holds a CRC-32C per block of rows and a BLAKE3 per file; a block is verified before a row of
+//! of rows is one range read. Rows that are encoded (PNG, JPEG, WebP) differ in size: they lie in `NAME.bytes` u8 [total], and
+//! `NAME.offsets` u64 [rows + 1] says where each begins. The manifest holds a CRC-32C per block of rows and a BLAKE3 per file; a block is verified before a row of
 //! it is handed out. Shard files are named by content and never change. [`ShardWriter`] writes, [`Dataset`] reads.
 
 mod cache;
 mod dataset;
+#[cfg(test)]
+mod encoded_tests;
+mod fetch;
 mod layout;
 mod manifest;
 mod schema;
@@ -22,8 +26,10 @@ mod tests;
 mod writer;
 
 pub use dataset::Dataset;
+pub use fetch::Traffic;
+pub use layout::{OwnedRows, Rows};
 pub use manifest::{MANIFEST, Manifest, ShardEntry, ShardFile, StoredColumn, VERSION, existing};
-pub use schema::{Column, DType, Schema};
+pub use schema::{Column, DType, Encoding, Schema};
 pub use writer::ShardWriter;
 
 use crate::sealed::SealError;
@@ -120,6 +126,16 @@ pub enum ShardError {
         column: String,
         /// The columns there are.
         known: String,
+    },
+    /// Rows of a column were asked for in the way that does not suit it.
+    #[error("{url}: the rows of column {column} are {found}")]
+    Encoded {
+        /// The data set.
+        url: String,
+        /// The column.
+        column: String,
+        /// How its rows lie.
+        found: String,
     },
     /// A row beyond the end.
     #[error("{url}: no row {row}; this data set has {rows} rows")]

@@ -7,8 +7,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::layout::{self, Filled};
+use super::layout::{self, Filled, Rows};
 use super::manifest::{Manifest, ShardEntry, ShardFile, VERSION, existing, problem_of};
+use super::schema::Part;
 use super::{Schema, ShardError};
 use crate::sealed;
 use crate::storage::{Entry, Store};
@@ -97,7 +98,7 @@ impl ShardWriter {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let finished = match sealed::open::<Finished>(&document, VERSION) {
+        let finished = match sealed::open::<Finished>(&document, 1..=VERSION) {
             Ok((finished, _)) => finished,
             Err(reason) => {
                 tracing::warn!("{}: {reason}; the shard is written again", self.store.name_url(&name));
@@ -116,29 +117,38 @@ impl ShardWriter {
     }
 
     /// Writes shard `index`: its files, then the entry that says it is finished. `columns` are in the order of the schema, each with the
-    /// rows [`Self::shard_rows`] one after the other.
-    pub async fn write_shard(&self, index: u32, columns: &[Vec<u8>]) -> Result<ShardEntry, ShardError> {
-        let rows = self.check_columns(index, columns)?;
+    /// rows [`Self::shard_rows`]: as they are, or encoded where the column says so.
+    pub async fn write_shard<C>(&self, index: u32, columns: &[C]) -> Result<ShardEntry, ShardError>
+    where
+        for<'a> &'a C: Into<Rows<'a>>,
+    {
+        let columns: Vec<Rows<'_>> = columns.iter().map(Into::into).collect();
+        let rows = self.check_columns(index, &columns)?;
         let failed = |reason: sealed::SealError| ShardError::Manifest { object: self.store.name_url(&entry_name(index)), reason };
         let mut shard = ShardEntry { index, rows, files: Vec::new() };
-        for (cold, indices) in self.schema.files() {
-            let filled: Vec<_> =
-                indices.iter().map(|&index| Filled { column: &self.schema.columns[index], data: &columns[index] }).collect();
-            let (bytes, columns) = layout::encode(rows, &filled).map_err(|error| failed(error.into()))?;
+        for file in self.schema.files() {
+            let fill = |&(index, part): &(usize, Part)| Filled::new(&self.schema.columns[index], part, columns[index]);
+            let filled: Vec<_> = file.tensors.iter().filter_map(fill).collect();
+            let (bytes, columns) = layout::encode(&filled).map_err(|error| failed(error.into()))?;
             let blake3 = blake3::hash(&bytes).to_hex().to_string();
-            let suffix = if cold { ".cold.safetensors" } else { ".safetensors" };
+            let suffix = if file.cold { ".cold.safetensors" } else { ".safetensors" };
             let name = format!("{index:05}-{}{suffix}", &blake3[..16]);
             let size = bytes.len() as u64;
             self.store.put(&name, bytes.into()).await?;
             shard.files.push(ShardFile { name, bytes: size, blake3, columns });
         }
-        let finished = Finished { version: VERSION, settings: self.settings.clone(), shard };
+        let finished = Finished { version: self.version(), settings: self.settings.clone(), shard };
         let (document, _) = sealed::seal(&finished).map_err(failed)?;
         self.store.put(&entry_name(index), document).await?;
         Ok(finished.shard)
     }
 
-    fn check_columns(&self, index: u32, columns: &[Vec<u8>]) -> Result<u64, ShardError> {
+    /// The oldest format that can say what there is to say: programs from before the newest one read the others too.
+    fn version(&self) -> u32 {
+        if self.schema.is_encoded() { VERSION } else { 1 }
+    }
+
+    fn check_columns(&self, index: u32, columns: &[Rows<'_>]) -> Result<u64, ShardError> {
         let refused = |reason: String| Err(ShardError::Rows { url: self.store.url().to_owned(), shard: index, reason });
         if index >= self.shards() {
             return refused(format!("the data set has only {} shards", self.shards()));
@@ -149,9 +159,18 @@ impl ShardWriter {
         let range = self.shard_rows(index);
         let rows = range.end - range.start;
         for (column, data) in self.schema.columns.iter().zip(columns) {
-            let expected = rows * column.row_bytes() as u64;
-            if data.len() as u64 != expected {
-                return refused(format!("column {} needs {expected} bytes for {rows} rows, got {}", column.name, data.len()));
+            let (name, expected) = (&column.name, rows * column.row_bytes() as u64);
+            match (data, column.encoding) {
+                (Rows::Fixed(data), None) if data.len() as u64 == expected => {}
+                (Rows::Encoded(encoded), Some(_)) if encoded.len() as u64 == rows => {}
+                (Rows::Fixed(data), None) => {
+                    return refused(format!("column {name} needs {expected} bytes for {rows} rows, got {}", data.len()));
+                }
+                (Rows::Encoded(encoded), Some(_)) => {
+                    return refused(format!("column {name} needs {rows} encoded rows, got {}", encoded.len()));
+                }
+                (Rows::Fixed(_), Some(encoding)) => return refused(format!("column {name} needs rows encoded as {encoding}")),
+                (Rows::Encoded(_), None) => return refused(format!("column {name} needs rows that are not encoded")),
             }
         }
         Ok(rows)
@@ -183,7 +202,7 @@ impl ShardWriter {
             return Err(ShardError::Unfinished { url, missing, shards: self.shards(), first });
         }
         let mut manifest = Manifest {
-            version: VERSION,
+            version: self.version(),
             settings: self.settings.clone(),
             schema: self.schema.clone(),
             rows_per_shard: self.rows_per_shard,
