@@ -232,6 +232,67 @@ mod tests {
         assert_eq!(SampleOrder::new(0, &[0, 0], 1).unwrap_err(), NoRows);
     }
 
+    /// A stretch of a run: from the step of a checkpoint up to another, by so many workers.
+    struct Leg {
+        steps: Range<u64>,
+        world: u64,
+    }
+
+    /// The global batches that training goes by in the end, when each leg begins at a checkpoint of the one before and does again what came
+    /// after it. Every worker knows its step, its rank and the world, and nothing else.
+    fn trajectory(order: &SampleOrder, batch: u64, legs: &[Leg]) -> Vec<Vec<u64>> {
+        let mut batches: Vec<Vec<u64>> = Vec::new();
+        for Leg { steps, world } in legs {
+            batches.truncate(steps.start as usize);
+            for step in steps.clone() {
+                let parts = (0..*world).map(|rank| order.samples(rank_positions(step, batch, rank, *world)));
+                batches.push(parts.flatten().collect());
+            }
+        }
+        batches
+    }
+
+    /// All sizes, batches, worlds and places of two resizes that are small: each global batch is the one of a single worker that was never
+    /// interrupted, and each epoch has every sample once.
+    #[test]
+    fn two_resizes_change_no_batch_and_no_epoch() {
+        let mut runs = 0;
+        for rows in 1..=7_u64 {
+            let shards: Vec<u64> = (0..rows.div_ceil(3)).map(|shard| (rows - 3 * shard).min(3)).collect();
+            for batch in 1..=rows.min(4) {
+                let order = SampleOrder::new(rows * 7 + batch, &shards, 2).unwrap();
+                // Two epochs, whatever the batch.
+                let last = (2 * rows).div_ceil(batch);
+                let alone = trajectory(&order, batch, &[Leg { steps: 0..last, world: 1 }]);
+                for epoch in alone.concat().chunks_exact(rows as usize) {
+                    let mut epoch = epoch.to_vec();
+                    epoch.sort_unstable();
+                    assert!(epoch.into_iter().eq(0..rows), "{rows} rows in batches of {batch}");
+                }
+                let ends = (0..=last).flat_map(|first| (0..=last).map(move |second| (first, second)));
+                for (first, second) in ends {
+                    // The checkpoints lie one step before the ends, so that a step is done twice.
+                    let (from_first, from_second) = (first.saturating_sub(1), second.saturating_sub(1));
+                    if second < from_first {
+                        continue;
+                    }
+                    for worlds in 0..27 {
+                        let [a, b, c] = [worlds % 3 + 1, worlds / 3 % 3 + 1, worlds / 9 + 1];
+                        let legs = [(0..first, a), (from_first..second, b), (from_second..last, c)];
+                        let legs = legs.map(|(steps, world)| Leg { steps, world });
+                        assert_eq!(
+                            trajectory(&order, batch, &legs),
+                            alone,
+                            "{rows} rows, batch {batch}: {a}, {b} from {from_first}, {c} from {from_second}"
+                        );
+                        runs += 1;
+                    }
+                }
+            }
+        }
+        assert!(runs > 10_000, "{runs}");
+    }
+
     fn shards() -> impl Strategy<Value = Vec<u64>> {
         prop::collection::vec(0_u64..40, 1..12).prop_filter("some rows", |shards| shards.iter().sum::<u64>() > 0)
     }
@@ -268,6 +329,33 @@ mod tests {
             for chunk in epoch_rows(&order, 0).chunks(window * rows as usize) {
                 let shards: std::collections::BTreeSet<_> = chunk.iter().map(|row| row / rows).collect();
                 prop_assert!(shards.len() <= window);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn many_resizes_of_large_runs_change_no_batch_and_no_epoch(
+            seed: u64, shards in prop::collection::vec(1_u64..2000, 1..20), window in 0_usize..9, batch in 1_u64..600,
+            legs in prop::collection::vec((1_u64..65, 0_u64..400, 0_u64..50), 2..6)
+        ) {
+            let order = SampleOrder::new(seed, &shards, window).unwrap();
+            let batch = batch.min(order.rows());
+            let (mut from, mut all) = (0, Vec::new());
+            for (world, length, redone) in legs {
+                all.push(Leg { steps: from..from + length, world });
+                from = (from + length).saturating_sub(redone);
+            }
+            // To the end of the second epoch at least.
+            let last = (2 * order.rows()).div_ceil(batch).max(from);
+            all.push(Leg { steps: from..last, world: 3 });
+            let found = trajectory(&order, batch, &all).concat();
+            prop_assert_eq!(&found, &order.samples(0..last * batch));
+            let mut seen = vec![0_usize; order.rows() as usize];
+            for (epoch, rows) in found.chunks_exact(seen.len()).enumerate() {
+                rows.iter().for_each(|row| seen[*row as usize] += 1);
+                prop_assert!(seen.iter().all(|times| *times == epoch + 1), "epoch {}", epoch);
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::guard::GuardArguments;
 
 use crate::commands::checkpoints::Keep;
 use crate::commands::logs::LogsArguments;
+use crate::commands::shards::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -169,6 +170,58 @@ pub(crate) enum Command {
         /// What about them.
         #[command(subcommand)]
         command: CheckpointsCommand,
+    },
+    /// Say what a data set holds, whether it is whole, and what its numbers are like
+    Shards {
+        /// What about it.
+        #[command(subcommand)]
+        command: ShardsCommand,
+    },
+}
+
+/// What about a data set. URL is the folder with its dataset.json, or the one with the splits train/ and validation/.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShardsCommand {
+    /// Columns, sizes and origin, by the manifest alone
+    Inspect {
+        /// A local path, file:///PATH, or the URL of an object store
+        url: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every byte and compare it with what was written; exit code 1 if a file is damaged or missing
+    Verify {
+        /// A local path, file:///PATH, or the URL of an object store
+        url: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write it as other trainers read it; images stay encoded as they are
+    Export {
+        /// A local path, file:///PATH, or the URL of an object store
+        url: String,
+        /// An empty place: one folder per split
+        #[arg(long)]
+        to: String,
+        /// For whom
+        #[arg(long)]
+        format: Format,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Range, mean and deviation of each column's numbers, and the sizes of encoded rows
+    Stats {
+        /// A local path, file:///PATH, or the URL of an object store
+        url: String,
+        /// Rows to read, spread evenly over the data set
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        rows: u64,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

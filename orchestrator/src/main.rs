@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
         Command::Checkpoints { command } => commands::checkpoints::run(command),
+        Command::Shards { command } => commands::shards::run(command),
     };
     done.unwrap_or_else(|failure| {
         eprintln!("error: {failure}");

@@ -29,6 +29,38 @@ pub struct DataConfig {
     /// Memory for verified blocks, in MiB per worker.
     #[serde(default = "defaults::cache_mib")]
     pub cache_mib: usize,
+    /// What is fetched ahead of the batches being prepared, in MiB per worker: the blocks of the steps to come, in the order of need. They
+    /// lie in the memory of `data.cache_mib`, of which they take half at most; 0 fetches nothing ahead.
+    #[serde(default = "defaults::prefetch_mib")]
+    pub prefetch_mib: usize,
+    /// A folder on a local disk in which the workers of a host keep blocks that they have fetched from an object store, so that each is
+    /// fetched once. Jobs may share it. Data sets on a file system do not use it.
+    #[serde(default)]
+    pub cache_folder: Option<String>,
+    /// How large that folder may become, in GiB: a hard limit, in bytes on the disk.
+    #[serde(default = "defaults::cache_gib")]
+    pub cache_gib: f64,
+    /// How images are stored when a data set is written. Masks are labels: unless this is `raw`, they are PNG.
+    #[serde(default)]
+    pub image_format: ImageFormat,
+    /// Quality of JPEG and WebP images, 1 to 100.
+    #[serde(default = "defaults::image_quality")]
+    pub image_quality: usize,
+}
+
+/// How the images of a data set are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// As they are: the fastest to read, and the largest.
+    #[default]
+    Raw,
+    /// PNG, without loss.
+    Png,
+    /// JPEG.
+    Jpeg,
+    /// WebP, with loss.
+    Webp,
 }
 
 /// `[scenes]`: the built-in data set of ray-traced rooms with cubes, spheres and cylinders.
@@ -64,5 +96,14 @@ mod defaults {
     }
     pub(super) fn cache_mib() -> usize {
         1024
+    }
+    pub(super) fn prefetch_mib() -> usize {
+        256
+    }
+    pub(super) fn cache_gib() -> f64 {
+        50.0
+    }
+    pub(super) fn image_quality() -> usize {
+        90
     }
 }

@@ -7,7 +7,7 @@ use super::{Config, Decay};
 /// Digest (BLAKE3, hexadecimal) of every key that decides which weights step k has: seed, order of samples, networks, diffusion,
 /// recipe. Not of names, places, logging, checkpointing, evaluation or the cluster: those may change from one start to the next.
 ///
-/// The data's content is not in here: a checkpoint carries the data set's own fingerprint. Nor is `train.steps` as long as the
+/// The data's content, and so how its images are stored, is not in here: a checkpoint carries the data set's own fingerprint. Nor is `train.steps` as long as the
 /// learning rates do not depend on it, so that a finished run can be trained on.
 pub fn config_hash(config: &Config) -> String {
     let train = &config.train;
@@ -110,6 +110,9 @@ mod tests {
         for still in [
             "run.name=other",
             "data.latents=s3://bucket/latents",
+            "data.prefetch_mib=0",
+            "data.cache_folder=/scratch/blocks",
+            "data.image_format=jpeg",
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
             "train.log_every=1",

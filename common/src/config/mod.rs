@@ -17,7 +17,7 @@ pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
 pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
-pub use data::{DataConfig, ScenesConfig};
+pub use data::{DataConfig, ImageFormat, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;
 pub use model::{

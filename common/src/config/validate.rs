@@ -50,7 +50,13 @@ fn data(data: &DataConfig) -> Checked {
     at_least("data.resolution", data.resolution, 8)?;
     at_least("data.rows_per_shard", data.rows_per_shard, 1)?;
     at_least("data.prefetch", data.prefetch, 1)?;
-    at_least("data.cache_mib", data.cache_mib, 1)
+    at_least("data.cache_mib", data.cache_mib, 1)?;
+    if let Some(folder) = &data.cache_folder {
+        not_empty("data.cache_folder", folder)?;
+    }
+    positive("data.cache_gib", data.cache_gib)?;
+    let quality = data.image_quality;
+    require((1..=100).contains(&quality), "data.image_quality", quality, "1 to 100")
 }
 
 fn scenes(scenes: &ScenesConfig) -> Checked {

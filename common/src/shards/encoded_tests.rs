@@ -56,7 +56,7 @@ proptest! {
             assert_eq!(dataset.manifest(), &manifest);
             let rows: Vec<u64> = picks.iter().map(|pick| pick.index(sizes.len()) as u64).collect();
             for (column, divisor) in [("image", 1), ("mask", 3)] {
-                let found = dataset.read_encoded(column, &rows).await.unwrap();
+                let found = dataset.read_slices(column, &rows).await.unwrap();
                 let expected: Vec<_> = rows.iter().map(|&row| encoded(row as usize, sizes[row as usize] / divisor)).collect();
                 assert!(found == expected, "column {column}");
                 assert!(dataset.read(column, &rows).await.unwrap() == OwnedRows::Encoded(expected));
@@ -104,10 +104,15 @@ async fn a_flipped_bit_is_found_in_bytes_and_offsets() {
             let mut flipped = whole.to_vec();
             flipped[stored.offset as usize + if block == 0 { 0 } else { stored.block_ends[block - 1] as usize }] ^= 4;
             store.put(&file.name, flipped.into()).await.unwrap();
+            let Verdict::Damaged { blocks } = verify_file(&store, &manifest, (&manifest.shards[0], 1), |_| ()).await.unwrap()
+            else {
+                panic!("verified")
+            };
+            assert_eq!((blocks.len(), &blocks[0].tensor, blocks[0].block), (1, &stored.name, block as u64));
             let dataset = Dataset::open(store.clone(), 0).await.unwrap();
             for row in 0..6 {
                 let of_block = stored.block_ends.is_empty() || row / stored.rows_per_block == block as u64;
-                match dataset.read_encoded("image", &[row]).await {
+                match dataset.read_slices("image", &[row]).await {
                     Ok(_) => assert!(row >= ROWS_PER_SHARD || !of_block, "row {row} went through"),
                     Err(ShardError::Corrupt { column, block: found, .. }) => {
                         assert!(of_block && column == stored.name && found == block as u64);
@@ -118,6 +123,14 @@ async fn a_flipped_bit_is_found_in_bytes_and_offsets() {
             store.put(&file.name, whole).await.unwrap();
         }
     }
+    let mut read = 0;
+    assert_eq!(verify_file(&store, &manifest, (&manifest.shards[0], 1), |bytes| read += bytes).await.unwrap(), Verdict::Whole);
+    assert_eq!(read, file.bytes);
+    store.put(&file.name, vec![0; 7].into()).await.unwrap();
+    let verdict = verify_file(&store, &manifest, (&manifest.shards[0], 1), |_| ()).await.unwrap();
+    assert_eq!(verdict, Verdict::Resized { found: 7 });
+    store.delete(&file.name).await.unwrap();
+    assert_eq!(verify_file(&store, &manifest, (&manifest.shards[0], 1), |_| ()).await.unwrap(), Verdict::Missing);
 }
 
 #[tokio::test]
@@ -126,10 +139,10 @@ async fn a_bit_flipped_on_the_way_is_fetched_again() {
     write(&store, &[50, 60, 70]).await;
     let dataset = Dataset::open(store, 1 << 20).await.unwrap();
     faults.flips.store(1, SeqCst);
-    assert!(dataset.read_encoded("image", &[2]).await.unwrap() == [encoded(2, 70)]);
+    assert!(dataset.read_slices("image", &[2]).await.unwrap() == [encoded(2, 70)]);
     let traffic = dataset.traffic();
     assert_eq!((traffic.asked, traffic.fetched), (2, 3), "offsets, bytes, and one of them again");
-    dataset.read_encoded("image", &[0, 1]).await.unwrap();
+    dataset.read_slices("image", &[0, 1]).await.unwrap();
     assert_eq!(dataset.traffic().since(&traffic), Traffic { asked: 2, ..Traffic::default() }, "the rest comes from memory");
 }
 
@@ -140,8 +153,7 @@ async fn rows_of_the_other_kind_are_refused() {
     let dataset = Dataset::open(store.clone(), 0).await.unwrap();
     let error = dataset.read_rows("image", &[0]).await.unwrap_err().to_string();
     assert_eq!(error, "memory://set: the rows of column image are encoded as jpeg of quality 90");
-    let error = dataset.read_encoded("moments", &[0]).await.unwrap_err().to_string();
-    assert_eq!(error, "memory://set: the rows of column moments are not encoded");
+    assert_eq!(dataset.read_slices("moments", &[1]).await.unwrap(), [vec![1; 6]], "fixed rows are slices too");
 
     let writer = ShardWriter::open(Store::open("memory://").unwrap(), schema(), json!({}), 2, 4).await.unwrap();
     let fixed = |size: usize| OwnedRows::Fixed(vec![0; size]);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::ShardError;
+use super::cache::BlockKey;
 use super::dataset::{Dataset, Place};
 
 /// What has been read of a data set since it was opened.
@@ -64,8 +65,16 @@ impl Dataset {
         Traffic { asked: load(&meter.asked), fetched: load(&meter.fetched), fetched_bytes: load(&meter.fetched_bytes) }
     }
 
-    /// The bytes `range` of the shard's file, which are block `block`, verified.
-    pub(super) async fn fetch(&self, place: &Place<'_>, shard: usize, block: u64, range: Range<u64>) -> Result<Bytes, ShardError> {
+    /// The block `key`, the bytes `range` of its file: from the cache of this host if there is one, else fetched.
+    pub(super) async fn shared(&self, place: &Place<'_>, key: BlockKey, range: Range<u64>) -> Result<Bytes, ShardError> {
+        let Some(node) = &self.node else { return self.fetch(place, key, range).await };
+        let crc32c = self.stored(place, key.0 as usize).1.crc32c[key.3 as usize];
+        node.block(key, (range.end - range.start, crc32c), self.fetch(place, key, range)).await
+    }
+
+    /// The same from where the data set lies, verified.
+    async fn fetch(&self, place: &Place<'_>, key: BlockKey, range: Range<u64>) -> Result<Bytes, ShardError> {
+        let (shard, block) = (key.0 as usize, key.3);
         let (file, stored) = self.stored(place, shard);
         let expected = stored.crc32c[block as usize];
         let mut refetched = false;

@@ -13,6 +13,7 @@
 //! `NAME.offsets` u64 [rows + 1] says where each begins. The manifest holds a CRC-32C per block of rows and a BLAKE3 per file; a block is verified before a row of
 //! it is handed out. Shard files are named by content and never change. [`ShardWriter`] writes, [`Dataset`] reads.
 
+mod ahead;
 mod cache;
 mod dataset;
 #[cfg(test)]
@@ -20,16 +21,23 @@ mod encoded_tests;
 mod fetch;
 mod layout;
 mod manifest;
+mod node_cache;
+#[cfg(test)]
+mod resume_tests;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
+pub use ahead::ReadAhead;
 pub use dataset::Dataset;
 pub use fetch::Traffic;
 pub use layout::{OwnedRows, Rows};
 pub use manifest::{MANIFEST, Manifest, ShardEntry, ShardFile, StoredColumn, VERSION, existing};
+pub use node_cache::{Group as NodeGroup, NodeCache, NodeCacheError};
 pub use schema::{Column, DType, Encoding, Schema};
+pub use verify::{DamagedBlock, Verdict, verify_file};
 pub use writer::ShardWriter;
 
 use crate::sealed::SealError;

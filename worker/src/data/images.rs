@@ -1,6 +1,7 @@
 //! The images of a split, for the jobs that need no latents.
 
 use super::loader::check_column;
+use super::rows::read_tensor;
 use super::{DataError, open_split};
 use common::config::DataConfig;
 use common::shards::{DType, Dataset};
@@ -12,7 +13,6 @@ use tokio::runtime::Handle;
 #[derive(Clone)]
 pub struct Images {
     dataset: Arc<Dataset>,
-    side: i64,
 }
 
 impl Images {
@@ -21,10 +21,10 @@ impl Images {
     /// # Errors
     /// A data set that is missing, half-written, damaged, or of images of another size.
     pub fn open(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
-        let dataset = open_split(runtime, &data.images, split, data.cache_mib)?;
+        let dataset = open_split(runtime, data, &data.images, split)?;
         let url = format!("{}/{split}", data.images.trim_end_matches('/'));
-        let [side, _, _] = check_column(&url, &dataset, "image", DType::U8, [data.resolution, data.resolution, 3])?;
-        Ok(Self { dataset, side })
+        check_column(&url, &dataset, "image", DType::U8, [data.resolution, data.resolution, 3])?;
+        Ok(Self { dataset })
     }
 
     /// The data set itself.
@@ -37,8 +37,7 @@ impl Images {
     /// # Errors
     /// Data that cannot be fetched or are damaged.
     pub async fn read(&self, rows: &[u64]) -> Result<Tensor, DataError> {
-        let bytes = self.dataset.read_rows("image", rows).await?;
-        Ok(Tensor::from_data_size(&bytes, &[rows.len() as i64, self.side, self.side, 3], Kind::Uint8))
+        read_tensor(&self.dataset, "image", rows).await
     }
 }
 

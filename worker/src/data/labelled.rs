@@ -1,12 +1,13 @@
 //! Images with the truth about them, for evaluation and pictures.
 
 use super::loader::check_column;
+use super::rows::read_tensor;
 use super::{DataError, open_split};
 use common::config::DataConfig;
 use common::shards::{DType, Dataset};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use tokio::runtime::Handle;
 
 /// The images and instance masks of one split of the encoded data set.
@@ -23,7 +24,7 @@ impl LabelledImages {
     /// A data set that is missing, half-written, damaged, without masks, or of images of another size.
     pub fn open(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
         let (url, side) = (format!("{}/{split}", data.latents.trim_end_matches('/')), data.resolution);
-        let dataset = open_split(runtime, &data.latents, split, data.cache_mib)?;
+        let dataset = open_split(runtime, data, &data.latents, split)?;
         check_column(&url, &dataset, "image", DType::U8, [side, side, 3])?;
         check_column(&url, &dataset, "mask", DType::U8, [side, side])?;
         Ok(Self { dataset, side, runtime: runtime.clone() })
@@ -44,8 +45,7 @@ impl LabelledImages {
     /// # Errors
     /// Data that cannot be fetched or are damaged.
     pub fn images(&self, rows: &[u64]) -> Result<Tensor, DataError> {
-        let (bytes, side) = (self.runtime.block_on(self.dataset.read_rows("image", rows))?, self.side as i64);
-        Ok(Tensor::from_data_size(&bytes, &[rows.len() as i64, side, side, 3], Kind::Uint8))
+        self.runtime.block_on(read_tensor(&self.dataset, "image", rows))
     }
 
     /// The instance masks of consecutive rows, each of H x W labels: 0 background, 1..=n objects.
@@ -54,7 +54,7 @@ impl LabelledImages {
     /// Data that cannot be fetched or are damaged.
     pub fn masks(&self, rows: Range<u64>) -> Result<Vec<Vec<u8>>, DataError> {
         let rows: Vec<u64> = rows.collect();
-        let bytes = self.runtime.block_on(self.dataset.read_rows("mask", &rows))?;
-        Ok(bytes.chunks_exact(self.side * self.side).map(<[u8]>::to_vec).collect())
+        let masks = self.runtime.block_on(read_tensor(&self.dataset, "mask", &rows))?;
+        masks.flatten(1, -1).unbind(0).iter().map(|mask| Vec::try_from(mask).map_err(DataError::from)).collect()
     }
 }

@@ -1,16 +1,18 @@
 //! Batches in the order of the sampler, fetched and verified ahead of the step that needs them, mirrored where chance has it.
 
+use super::ahead::Ahead;
+use super::rows::read_tensor;
 use super::{DataError, MOMENTS, MOMENTS_FLIPPED};
 use crate::training::detours::Detours;
 use crate::training::noise::{NoiseRecipe, StepNoise};
 use crate::training::random::{Draws, Purpose};
 use common::config::Config;
 use common::sampler::{SampleOrder, rank_positions};
-use common::shards::{DType, Dataset};
+use common::shards::{DType, Dataset, ReadAhead};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -113,14 +115,13 @@ pub struct Loader {
     /// The step after the last one.
     end: u64,
     prefetch: usize,
+    ahead: Option<Ahead>,
 }
 
-struct Source {
+pub(super) struct Source {
     dataset: Arc<Dataset>,
     order: SampleOrder,
     slice: Slice,
-    image_shape: [i64; 3],
-    moments_shape: [i64; 3],
     /// Present if samples are mirrored at random.
     flips: Option<Draws>,
     noise: NoiseRecipe,
@@ -153,9 +154,9 @@ impl Loader {
         let side = config.data.resolution;
         let latent_side = side >> (config.autoencoder.block_channels.len() - 1);
         let channels = 2 * config.autoencoder.latent_channels as usize;
-        let image_shape = check_column(url, &dataset, "image", DType::U8, [side, side, 3])?;
+        check_column(url, &dataset, "image", DType::U8, [side, side, 3])?;
         let moments = [channels, latent_side, latent_side];
-        let moments_shape = check_column(url, &dataset, MOMENTS, DType::F16, moments)?;
+        check_column(url, &dataset, MOMENTS, DType::F16, moments)?;
         if config.data.flip {
             if dataset.manifest().schema.column(MOMENTS_FLIPPED).is_none() {
                 return Err(DataError::NotFlipped { url: url.into() });
@@ -166,7 +167,9 @@ impl Loader {
             .map_err(|source| DataError::Empty { url: url.into(), source })?;
         let flips = config.data.flip.then(|| Draws::new(config.run.seed));
         let (noise, detours) = (NoiseRecipe::new(config), detours.clone());
-        let source = Arc::new(Source { dataset, order, slice, image_shape, moments_shape, flips, noise, detours });
+        let blocks = read_ahead(config, &dataset, runtime);
+        let source = Arc::new(Source { dataset, order, slice, flips, noise, detours });
+        let ahead = blocks.map(|blocks| Ahead::start(source.clone(), blocks, steps.clone(), runtime));
         let mut loader = Self {
             source,
             runtime: runtime.clone(),
@@ -174,6 +177,7 @@ impl Loader {
             next: steps.start,
             end: steps.end,
             prefetch: config.data.prefetch.max(1),
+            ahead,
         };
         loader.fill();
         Ok(loader)
@@ -186,6 +190,9 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let Some(task) = self.pending.pop_front() else { return Ok(None) };
         let batch = self.runtime.block_on(task)??;
+        if let Some(ahead) = &self.ahead {
+            ahead.done(batch.step);
+        }
         self.fill();
         Ok(Some(batch))
     }
@@ -205,41 +212,72 @@ impl Drop for Loader {
     }
 }
 
+/// Fetches ahead as the configuration allows; in half of the cache at most, so that nothing is given up before it is used.
+fn read_ahead(config: &Config, dataset: &Arc<Dataset>, runtime: &Handle) -> Option<ReadAhead> {
+    let mib = config.data.prefetch_mib.min(config.data.cache_mib / 2) as u64;
+    (mib > 0).then(|| ReadAhead::new(dataset.clone(), mib << 20, runtime))
+}
+
 impl Source {
     async fn batch(&self, step: u64) -> Result<Batch, DataError> {
-        let Slice { global_batch, rank, world } = self.slice;
         let (noise, part, detour) = (self.noise.clone(), self.slice.rows(), self.detours.of(step));
         let noise = tokio::task::spawn_blocking(move || noise.draw(step, &part, detour));
-        let rows = self.order.samples(rank_positions(step, global_batch as u64, rank as u64, world as u64));
-        let flipped = self.flips.map(|draws| draws.chances(step, Purpose::Flip, self.slice.rows(), 0.5));
-        let images = self.dataset.read_rows("image", &rows).await?;
-        let moments = match &flipped {
-            None => self.dataset.read_rows(MOMENTS, &rows).await?,
-            Some(flipped) => self.read_moments(&rows, flipped).await?,
+        let rows = self.rows(step);
+        let (images, moments) = match self.flipped(step) {
+            None => tokio::try_join!(read_tensor(&self.dataset, "image", &rows), read_tensor(&self.dataset, MOMENTS, &rows))?,
+            Some(flipped) => {
+                let images = read_tensor(&self.dataset, "image", &rows);
+                let (images, moments) = tokio::try_join!(images, self.read_moments(&rows, &flipped))?;
+                (mirror(&images, &flipped), moments)
+            }
         };
-        let tensor = |bytes: &[u8], [a, b, c]: [i64; 3], kind| Tensor::from_data_size(bytes, &[rows.len() as i64, a, b, c], kind);
-        let images = tensor(&images, self.image_shape, Kind::Uint8);
-        Ok(Batch {
-            step,
-            images: flipped.map_or_else(|| images.shallow_clone(), |flipped| mirror(&images, &flipped)),
-            moments: tensor(&moments, self.moments_shape, Kind::Half),
-            noise: noise.await?,
-        })
+        Ok(Batch { step, images, moments, noise: noise.await? })
+    }
+
+    /// What the batch of `step` reads: rows of columns.
+    pub(super) fn needs(&self, step: u64) -> Vec<(&'static str, Vec<u64>)> {
+        let rows = self.rows(step);
+        let mut needs = match self.flipped(step) {
+            None => vec![(MOMENTS, rows.clone())],
+            Some(flipped) => vec![(MOMENTS, chosen(&rows, &flipped, false)), (MOMENTS_FLIPPED, chosen(&rows, &flipped, true))],
+        };
+        needs.push(("image", rows));
+        needs
+    }
+
+    /// The worker's rows of the data set in `step`.
+    fn rows(&self, step: u64) -> Vec<u64> {
+        let Slice { global_batch, rank, world } = self.slice;
+        self.order.samples(rank_positions(step, global_batch as u64, rank as u64, world as u64))
+    }
+
+    /// Which of them are mirrored, if any may be.
+    fn flipped(&self, step: u64) -> Option<Vec<bool>> {
+        self.flips.map(|draws| draws.chances(step, Purpose::Flip, self.slice.rows(), 0.5))
     }
 
     /// The moments of `rows`, those of the mirrored image where `flipped`.
-    async fn read_moments(&self, rows: &[u64], flipped: &[bool]) -> Result<Vec<u8>, DataError> {
-        let chosen = |mirrored: bool| {
-            let pairs = rows.iter().zip(flipped).filter(move |(_, flipped)| **flipped == mirrored);
-            pairs.map(|(row, _)| *row).collect::<Vec<_>>()
-        };
-        let plain = self.dataset.read_rows(MOMENTS, &chosen(false)).await?;
-        let mirrored = self.dataset.read_rows(MOMENTS_FLIPPED, &chosen(true)).await?;
-        let row_bytes = (plain.len() + mirrored.len()) / rows.len().max(1);
-        let (mut plain, mut mirrored) = (plain.chunks_exact(row_bytes), mirrored.chunks_exact(row_bytes));
-        let in_order = flipped.iter().filter_map(|flipped| if *flipped { mirrored.next() } else { plain.next() });
-        Ok(in_order.flatten().copied().collect())
+    async fn read_moments(&self, rows: &[u64], flipped: &[bool]) -> Result<Tensor, DataError> {
+        let (plain, mirrored) = (chosen(rows, flipped, false), chosen(rows, flipped, true));
+        let plain = read_tensor(&self.dataset, MOMENTS, &plain);
+        let (plain, mirrored) = tokio::try_join!(plain, read_tensor(&self.dataset, MOMENTS_FLIPPED, &mirrored))?;
+        // Where each row of the batch lies among all the plain ones and then all the mirrored ones.
+        let mut next = [0, plain.size()[0]];
+        let places: Vec<i64> = flipped
+            .iter()
+            .map(|flipped| {
+                let place = &mut next[usize::from(*flipped)];
+                *place += 1;
+                *place - 1
+            })
+            .collect();
+        Ok(Tensor::cat(&[plain, mirrored], 0).index_select(0, &Tensor::from_slice(&places)))
     }
+}
+
+/// The rows that are mirrored, or those that are not.
+fn chosen(rows: &[u64], flipped: &[bool], mirrored: bool) -> Vec<u64> {
+    rows.iter().zip(flipped).filter(|(_, flipped)| **flipped == mirrored).map(|(row, _)| *row).collect()
 }
 
 /// Images u8 [B, H, W, 3], mirrored left to right where `flipped`.

@@ -1,18 +1,28 @@
 //! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
 
+mod ahead;
+mod codec;
 mod images;
 mod labelled;
 mod loader;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod loader_tests;
+mod rows;
 mod transfer;
 
+pub use codec::{CodecError, decode, encode_columns, image_column, label_column};
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice, Supply};
+pub use rows::read_tensor;
 pub use transfer::Transfer;
 
+use common::config::DataConfig;
 use common::sampler::NoRows;
-use common::shards::{Dataset, ShardError};
+use common::shards::{Dataset, NodeCache, NodeCacheError, ShardError};
 use common::storage::{StorageError, Store};
+use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -79,8 +89,27 @@ pub enum DataError {
         /// The data set.
         url: String,
     },
+    /// The folder for cached blocks is taken.
+    #[error(transparent)]
+    NodeCache(#[from] NodeCacheError),
+    /// An image is not what its column says.
+    #[error("{url}: row {row}: {source}; write the data set again")]
+    Image {
+        /// The data set.
+        url: String,
+        /// The row.
+        row: u64,
+        /// What is wrong.
+        source: CodecError,
+    },
+    /// A decoder panicked.
+    #[error("a decoder stopped; the log says why")]
+    NotDecoded,
+    /// Labels that are no numbers.
+    #[error("labels could not be read: {0}")]
+    Labels(#[from] tch::TchError),
     /// A batch did not get to the device.
-    #[error("a batch could not be copied to the device: {0}")]
+    #[error("a batch could not be prepared: {0}")]
     Device(#[from] torch_shim::ShimError),
     /// The task that prepared a batch ended in a panic.
     #[error("the loader stopped: {0}")]
@@ -93,17 +122,37 @@ impl DataError {
         match self {
             Self::Shard(error) => !matches!(error, ShardError::Storage(_)),
             Self::Storage(error) => matches!(error, StorageError::Url { .. } | StorageError::Name { .. }),
-            Self::Stopped(_) | Self::Device(_) => false,
+            Self::Stopped(_) | Self::Device(_) | Self::NotDecoded | Self::Labels(_) => false,
             _ => true,
         }
     }
 }
 
-/// Opens the split `split` (`train`, `validation`) of the data set at `url`, with a cache of `cache_mib` MiB.
+/// Opens the split `split` (`train`, `validation`) of the data set at `url`, read as `data` says.
 ///
 /// # Errors
-/// A URL that cannot be used, or a data set that is missing, half-written or damaged.
-pub fn open_split(runtime: &Handle, url: &str, split: &str, cache_mib: usize) -> Result<Arc<Dataset>, DataError> {
+/// A URL that cannot be used, a data set that is missing, half-written or damaged, or a `data.cache_folder` with files of others.
+pub fn open_split(runtime: &Handle, data: &DataConfig, url: &str, split: &str) -> Result<Arc<Dataset>, DataError> {
     let store = Store::open(url)?.child(split);
-    Ok(Arc::new(runtime.block_on(Dataset::open(store, cache_mib << 20))?))
+    let local = store.local_path().is_some();
+    let dataset = runtime.block_on(Dataset::open(store, data.cache_mib << 20))?;
+    match &data.cache_folder {
+        // A copy of local files would only take room.
+        Some(folder) if !local => with_node_cache(dataset, folder, data.cache_gib).map(Arc::new),
+        _ => Ok(Arc::new(dataset)),
+    }
+}
+
+/// With the blocks that this host has in `folder`; without them, and a warning, where the disk fails.
+fn with_node_cache(dataset: Dataset, folder: &str, gib: f64) -> Result<Dataset, DataError> {
+    let limit = (gib * f64::from(1 << 30)) as u64;
+    let group = NodeCache::open(Path::new(folder), limit).and_then(|cache| dataset.node_group(&cache));
+    match group {
+        Ok(group) => Ok(dataset.with_node_cache(group)),
+        Err(error @ NodeCacheError::Io { .. }) => {
+            tracing::warn!("goes on without a cache on this host: {error}");
+            Ok(dataset)
+        }
+        Err(error) => Err(error.into()),
+    }
 }

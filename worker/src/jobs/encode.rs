@@ -10,7 +10,7 @@ use crate::collectives::Collective;
 use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
 use crate::model::Autoencoder;
 use anyhow::Result;
-use common::shards::{Column, DType, Manifest, Schema, ShardWriter};
+use common::shards::{Column, DType, Manifest, OwnedRows, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -104,9 +104,11 @@ impl Split {
                 columns[1].extend(half_bytes(&autoencoder.encode_moments(&images.flip([3])))?);
             }
         }
+        let mut columns: Vec<OwnedRows> = columns.into_iter().map(OwnedRows::Fixed).collect();
         let rows: Vec<u64> = rows.collect();
+        // Images stay as they are encoded.
         for column in &source.manifest().schema.columns {
-            columns.push(context.runtime.block_on(source.read_rows(&column.name, &rows))?);
+            columns.push(context.runtime.block_on(source.read(&column.name, &rows))?);
         }
         context.runtime.block_on(self.writer.write_shard(index, &columns))?;
         Ok(())

@@ -3,10 +3,11 @@
 
 use super::crew::run_job;
 use super::{JobContext, autoencoder, encode};
+use crate::data::{encode_columns, image_column, label_column};
 use crate::model::Autoencoder;
-use common::config::{Config, load};
+use common::config::{Config, ImageFormat, load};
 use common::run_dir::RunDir;
-use common::shards::{Column, DType, Dataset, Schema, ShardWriter};
+use common::shards::{Column, DType, Dataset, OwnedRows, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -101,6 +102,35 @@ fn autoencoder_learns_and_any_number_of_workers_encodes_alike() {
     let image = Tensor::from_data_size(&scene(21).0, &[1, 16, 16, 3], Kind::Uint8);
     let expected = tch::no_grad(|| autoencoder.encode_moments(&crate::data::to_unit_range(&image)));
     assert!(stored.allclose(&expected, 1e-3, 1e-3, false), "row 21 holds the moments of image 21");
+}
+
+#[test]
+fn encoded_images_are_carried_over_as_they_are() {
+    let runtime = Runtime::new().unwrap();
+    let (folder, mut config, _) = prepared(2, 1, &runtime);
+    config.data.images = folder.path().join("encoded").display().to_string();
+    config.data.image_format = ImageFormat::Jpeg;
+    let schema = Schema { columns: vec![image_column(&config.data, "image", 16), label_column(&config.data, "mask", 16)] };
+    runtime.block_on(async {
+        for (split, rows) in ROWS {
+            let store = Store::open(&config.data.images).unwrap().child(split);
+            let writer = ShardWriter::open(store, schema.clone(), json!({"kind": "scenes"}), rows, rows).await.unwrap();
+            let (images, masks): (Vec<_>, Vec<_>) = writer.shard_rows(0).map(scene).unzip();
+            writer.write_shard(0, &encode_columns(&schema, [images.concat(), masks.concat()]).unwrap()).await.unwrap();
+            writer.commit().await.unwrap();
+        }
+    });
+    config.data.latents = folder.path().join("from-encoded").display().to_string();
+    run(encode::run, &config, 2, &runtime).unwrap();
+    let open = |url: &str| runtime.block_on(Dataset::open(Store::open(url).unwrap().child("train"), 1 << 20)).unwrap();
+    let (images, latents) = (open(&config.data.images), open(&config.data.latents));
+    let rows: Vec<u64> = (0..40).collect();
+    for column in ["image", "mask"] {
+        let [source, carried] = [&images, &latents].map(|dataset| runtime.block_on(dataset.read(column, &rows)).unwrap());
+        assert!(matches!(source, OwnedRows::Encoded(_)) && source == carried, "{column}");
+    }
+    let mask = runtime.block_on(crate::data::read_tensor(&latents, "mask", &[21])).unwrap();
+    assert_eq!(Vec::<u8>::try_from(mask.flatten(0, -1)).unwrap(), scene(21).1);
 }
 
 #[test]

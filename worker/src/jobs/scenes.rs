@@ -5,9 +5,10 @@
 
 use super::{BadInput, JobContext};
 use crate::collectives::Collective;
+use crate::data::{encode_columns, image_column, label_column};
 use crate::scenes::{ATTRIBUTES, MAX_OBJECTS, MIN_RESOLUTION, Rendering, SceneOptions, Split, draw};
 use anyhow::{Result, bail};
-use common::config::Config;
+use common::config::{Config, DataConfig};
 use common::shards::{Column, DType, Schema, ShardWriter};
 use common::storage::Store;
 use rayon::ThreadPool;
@@ -50,6 +51,7 @@ struct Part {
     options: SceneOptions,
     resolution: usize,
     count: u64,
+    schema: Schema,
     writer: ShardWriter,
 }
 
@@ -61,10 +63,10 @@ impl Part {
             Split::Validation => config.scenes.validation,
         } as u64;
         let store = Store::open(&config.data.images)?.child(split.name());
-        let (schema, metadata) = (schema(config.data.resolution), metadata(config, split));
-        let writer = ShardWriter::open(store, schema, metadata, count, config.data.rows_per_shard as u64);
+        let (schema, metadata) = (schema(&config.data), metadata(config, split));
+        let writer = ShardWriter::open(store, schema.clone(), metadata, count, config.data.rows_per_shard as u64);
         let writer = context.runtime.block_on(writer)?;
-        Ok(Self { split, options: options(config), resolution: config.data.resolution, count, writer })
+        Ok(Self { split, options: options(config), resolution: config.data.resolution, count, schema, writer })
     }
 
     /// Draws this worker's shards. False if any worker was asked to stop before its last shard.
@@ -83,6 +85,7 @@ impl Part {
                 complete = false;
                 break;
             };
+            let columns = artists.install(|| encode_columns(&self.schema, columns))?;
             context.runtime.block_on(self.writer.write_shard(index, &columns))?;
         }
         // Also the barrier after which all shards are there.
@@ -140,10 +143,11 @@ fn options(config: &Config) -> SceneOptions {
 }
 
 /// Images, masks, attributes: none of them is what a training step reads most.
-fn schema(side: usize) -> Schema {
+fn schema(data: &DataConfig) -> Schema {
+    let side = data.resolution;
     let columns = vec![
-        Column::cold("image", DType::U8, &[side, side, 3]),
-        Column::cold("mask", DType::U8, &[side, side]),
+        image_column(data, "image", side),
+        label_column(data, "mask", side),
         Column::cold("attributes", DType::F32, &[MAX_OBJECTS, ATTRIBUTES]),
     ];
     Schema { columns }

@@ -14,8 +14,9 @@ use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
 use common::checkpoint::CheckpointStore;
 use common::config::Config;
-use common::shards::Manifest;
+use common::shards::{Dataset, Manifest};
 use serde_json::json;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value> {
@@ -23,7 +24,7 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let (place, runtime) = (context.place, context.runtime.clone());
     checkup::run(context)?;
     let url = &config.data.latents;
-    let dataset = open_split(&runtime, url, "train", config.data.cache_mib)?;
+    let dataset = open_split(&runtime, &config.data, url, "train")?;
     let scaling_factor = scaling_factor(&config, dataset.manifest())?;
 
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
@@ -39,11 +40,14 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
 
     let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
-    let supply = Supply::new(&config, url, dataset, slice, &runtime);
+    let supply = Supply::new(&config, url, dataset.clone(), slice, &runtime);
     let nonce = draw_nonce(&mut context.collective)?;
     let to = SaveTo { stores, identity, nonce, place: (place.rank, place.world) };
     let saver = Saver::start(to, &state, &config.checkpoint, context.device, runtime, context.reporter.clone())?;
-    let open = || MetricsWriter::open(&context.run, place.generation, restored.step);
+    let open = || {
+        let writer = MetricsWriter::open(&context.run, place.generation, restored.step)?;
+        Ok::<_, std::io::Error>(writer.beside(reading_figures(dataset)))
+    };
     let metrics = place.is_leader().then(open).transpose().with_context(|| format!("{}", context.run.path().display()))?;
     let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
@@ -61,6 +65,18 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
         "images_per_second": ended.images_per_second,
         "parameters": state.parameters.count(),
     }))
+}
+
+/// What this worker has read of the data set since it was asked last: MiB from where the data set lies, and the share of its blocks that
+/// were in memory or in the cache of its host.
+fn reading_figures(dataset: Arc<Dataset>) -> impl FnMut() -> Vec<(&'static str, f64)> + Send + 'static {
+    let mut before = dataset.traffic();
+    move || {
+        let now = dataset.traffic();
+        let recent = now.since(&before);
+        before = now;
+        vec![("data_fetched_mib", recent.fetched_bytes as f64 / f64::from(1 << 20)), ("cache_hit_rate", recent.hit_rate())]
+    }
 }
 
 /// Whether the run has no checkpoint yet.

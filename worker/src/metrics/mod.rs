@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use tensorboard::EventFile;
 
@@ -46,8 +47,12 @@ enum Entry {
     Picture(Picture),
 }
 
+/// Figures that are not the job's own, asked for at each record.
+type Beside = Box<dyn FnMut() -> Vec<(&'static str, f64)> + Send>;
+
 /// Hands records to the writing thread. Dropping it waits until all are written.
 pub struct MetricsWriter {
+    beside: Mutex<Option<Beside>>,
     entries: Option<Sender<Entry>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,11 +69,21 @@ impl MetricsWriter {
         let events = EventFile::create(&run.tensorboard(), &format!("gen-{generation:03}"), step + 1)?;
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().name("metrics".into()).spawn(move || write_all(&receiver, lines, events))?;
-        Ok(Self { entries: Some(sender), thread: Some(thread) })
+        Ok(Self { beside: Mutex::new(None), entries: Some(sender), thread: Some(thread) })
+    }
+
+    /// The same with further figures in every record: those that `figures` tells at that time.
+    #[must_use]
+    pub fn beside(mut self, figures: impl FnMut() -> Vec<(&'static str, f64)> + Send + 'static) -> Self {
+        self.beside = Mutex::new(Some(Box::new(figures)));
+        self
     }
 
     /// Queues a record.
-    pub fn record(&self, record: Record) {
+    pub fn record(&self, mut record: Record) {
+        if let Some(beside) = self.beside.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            record.figures.extend(beside().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        }
         self.send(Entry::Record(record));
     }
 

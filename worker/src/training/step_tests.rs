@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 /// The batch of step 3 of one worker.
 fn third_batch(lab: &Lab, config: &Config, slice: Slice) -> Batch {
-    let dataset = open_split(lab.runtime.handle(), &config.data.latents, "train", 16).unwrap();
+    let dataset = open_split(lab.runtime.handle(), &config.data, &config.data.latents, "train").unwrap();
     let mut loader = Loader::start(config, "latents", dataset, slice, 3..4, &Detours::default(), lab.runtime.handle()).unwrap();
     let batch = loader.next_batch().unwrap().unwrap();
     assert!(loader.next_batch().unwrap().is_none());

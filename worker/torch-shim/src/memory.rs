@@ -1,6 +1,6 @@
 //! How tensors lie in memory, pinned host memory, and copies that do not wait for the device.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, ShimError, check};
 use crate::ffi::{self, pointer};
@@ -61,6 +61,30 @@ pub fn empty_pinned(shape: &[i64], kind: Kind) -> Result<Tensor> {
     };
     // SAFETY: the shape lives through the call.
     unsafe { returned(call, |out| ffi::shim_empty_pinned(shape.as_ptr(), shape.len(), kind, out)) }
+}
+
+/// A tensor on the host whose memory `fill` has written: it is given all bytes of it, zeros at first, in the order of the dimensions. What
+/// comes from a file or a decoder need not be copied once more that way.
+///
+/// # Errors
+/// Those of `fill`; no memory, or a complex or quantised kind.
+pub fn filled<E: From<ShimError>>(
+    shape: &[i64],
+    kind: Kind,
+    fill: impl FnOnce(&mut [u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<Tensor, E> {
+    let call = "filled";
+    let refused = |message: String| E::from(ShimError::Argument { call, message });
+    if ffi::scalar_type(kind).is_none() {
+        return Err(refused(format!("{kind:?} is not a kind of plain numbers")));
+    }
+    let tensor = Tensor::f_zeros(shape, (kind, Device::Cpu)).map_err(|error| refused(error.to_string()))?;
+    let bytes = tensor.numel() * kind.elt_size_in_bytes();
+    if bytes > 0 {
+        // SAFETY: the tensor was just made: contiguous, on the host, of that many initialised bytes, and nobody else knows of it.
+        fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), bytes) })?;
+    }
+    Ok(tensor)
 }
 
 /// A copy of `tensor` in pinned memory, or itself if it lies there.

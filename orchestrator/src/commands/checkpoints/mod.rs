@@ -5,9 +5,9 @@ mod diff;
 mod export;
 mod list;
 mod prune;
-mod reading;
+pub(super) mod reading;
 mod source;
-mod table;
+pub(super) mod table;
 mod verify;
 
 use std::future::Future;

@@ -5,10 +5,10 @@ use owo_colors::Style;
 use crate::commands::output::styled;
 
 /// A cell: its text and, where colours are shown, its style.
-pub(super) type Cell = (String, Option<Style>);
+pub(in crate::commands) type Cell = (String, Option<Style>);
 
 /// Rows of cells under a header.
-pub(super) struct Table<const COLUMNS: usize> {
+pub(in crate::commands) struct Table<const COLUMNS: usize> {
     header: [&'static str; COLUMNS],
     /// Whether a column leans to the left.
     names: [bool; COLUMNS],
@@ -17,7 +17,7 @@ pub(super) struct Table<const COLUMNS: usize> {
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
     /// Without rows. A header that starts with `<` is that of names.
-    pub(super) fn new(header: [&'static str; COLUMNS]) -> Self {
+    pub(in crate::commands) fn new(header: [&'static str; COLUMNS]) -> Self {
         Self {
             header: header.map(|name| name.trim_start_matches('<')),
             names: header.map(|name| name.starts_with('<')),
@@ -25,12 +25,12 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         }
     }
 
-    pub(super) fn push(&mut self, row: [Cell; COLUMNS]) {
+    pub(in crate::commands) fn push(&mut self, row: [Cell; COLUMNS]) {
         self.rows.push(row);
     }
 
     /// The lines. A column in which no row has anything is left out.
-    pub(super) fn text(&self, colours: bool) -> String {
+    pub(in crate::commands) fn text(&self, colours: bool) -> String {
         let shown: Vec<usize> = (0..COLUMNS).filter(|&column| self.rows.iter().any(|row| !row[column].0.is_empty())).collect();
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row[column].0.chars().count());
@@ -54,12 +54,12 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 }
 
 /// A cell without a style.
-pub(super) fn plain(text: impl ToString) -> Cell {
+pub(in crate::commands) fn plain(text: impl ToString) -> Cell {
     (text.to_string(), None)
 }
 
 /// Bytes as people read them: `5.6 GB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::commands) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = "B";
