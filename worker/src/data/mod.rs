@@ -1,5 +1,7 @@
-//! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
+//! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step. Published data sets
+//! to shards: [`datasets`].
 
+pub mod datasets;
 mod images;
 mod labelled;
 mod loader;

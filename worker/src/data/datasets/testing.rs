@@ -1,0 +1,1 @@
+//! Tiny data sets in the published layouts, written by the tests themselves.
