@@ -3,16 +3,18 @@
 //! Each worker writes every world-th shard; shards that are finished are skipped, so an interrupted job goes on where it stopped. What is
 //! written does not depend on the number of workers.
 
-use super::{BadInput, JobContext};
-use crate::collectives::Collective;
+use super::{BadInput, JobContext, failure_kind};
+use crate::collectives::{Collective, CollectiveError};
 use crate::data::datasets::{self, Part};
 use crate::scenes::Split;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use common::config::{Config, ImportConfig};
-use common::shards::ShardWriter;
+use common::control::FailureKind;
+use common::shards::{ShardEntry, ShardWriter};
 use common::storage::Store;
 use rayon::ThreadPool;
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 use tch::Tensor;
 
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
@@ -60,37 +62,64 @@ impl<'p> Job<'p> {
     }
 
     /// Writes this worker's shards. False if any worker was asked to stop before its last shard.
+    ///
+    /// Workers go shard by shard together, so that all of them learn at once that one is asked to stop, or has met bad input: what was
+    /// written in this launch is then taken back, for the input, or what is asked of it, is going to be another one.
     fn write(&self, context: &mut JobContext, pool: &ThreadPool) -> Result<bool> {
-        let place = context.place;
-        let finished = context.runtime.block_on(self.writer.finished_shards())?;
-        let mine: Vec<u32> = (place.rank as u32..self.writer.shards()).step_by(place.world).collect();
-        let rows = |index: u32| self.writer.shard_rows(index).end - self.writer.shard_rows(index).start;
-        let (mut done, total) = (0, mine.iter().map(|&index| rows(index)).sum());
-        let mut complete = true;
-        for index in mine {
-            if finished.iter().any(|shard| shard.index == index) {
-                done += rows(index);
-                continue;
+        let (place, shards) = (context.place, self.writer.shards());
+        let finished: Vec<u32> = context.runtime.block_on(self.writer.finished_shards())?.iter().map(|shard| shard.index).collect();
+        let mine = (place.rank as u32..shards).step_by(place.world);
+        let mut progress = Progress { done: 0, total: mine.map(|index| length(&self.writer.shard_rows(index))).sum() };
+        let mut written = Vec::new();
+        for first in (0..shards).step_by(place.world) {
+            let index = first + place.rank as u32;
+            let rows = self.writer.shard_rows(index);
+            let done = if finished.contains(&index) || rows.is_empty() {
+                progress.done += length(&rows);
+                Ok(true)
+            } else {
+                self.write_shard(context, pool, index, &mut progress, &mut written)
+            };
+            let failed = done.as_ref().err().is_some_and(|error| failure_kind(error) == FailureKind::BadInput);
+            if done.is_err() && !failed {
+                return done;
             }
-            let (stop, reporter, unit) = (&context.stop, &context.reporter, format!("{} images", self.split.name()));
-            let mut so_far = done;
-            let progress = |count: u64| {
-                so_far += count;
-                reporter.progress(so_far, total, &unit, &[]);
-                !stop.requested()
-            };
-            let imported = pool.install(|| self.part.columns(self.writer.shard_rows(index), progress));
-            let Some(columns) = imported.with_context(|| format!("the {} split cannot be imported", self.split.name()))? else {
-                complete = false;
-                break;
-            };
-            context.runtime.block_on(self.writer.write_shard(index, &columns))?;
-            done += rows(index);
+            let [stopped, failures] = agree(context, [!failed && matches!(done, Ok(false)), failed])?;
+            if failures {
+                context.runtime.block_on(self.writer.discard(&written))?;
+                context.collective.barrier()?;
+                done.with_context(|| format!("the {} split cannot be imported", self.split.name()))?;
+                // Whoever met it tells what it is.
+                bail!(CollectiveError::Transport { operation: "import", cause: "another worker has met bad input".into() });
+            }
+            if stopped {
+                return Ok(false);
+            }
         }
-        // Also the barrier after which all shards are there.
-        let stopped = Tensor::from_slice(&[i64::from(!complete)]);
-        context.collective.all_reduce_sum(&stopped)?;
-        Ok(stopped.int64_value(&[0]) == 0)
+        Ok(true)
+    }
+
+    /// Imports and writes one shard. False when asked to stop.
+    fn write_shard(
+        &self,
+        context: &JobContext,
+        pool: &ThreadPool,
+        index: u32,
+        progress: &mut Progress,
+        written: &mut Vec<ShardEntry>,
+    ) -> Result<bool> {
+        if context.stop.requested() {
+            return Ok(false);
+        }
+        let unit = format!("{} images", self.split.name());
+        let step = |count: u64| {
+            progress.done += count;
+            context.reporter.progress(progress.done, progress.total, &unit, &[]);
+            !context.stop.requested()
+        };
+        let Some(columns) = pool.install(|| self.part.columns(self.writer.shard_rows(index), step))? else { return Ok(false) };
+        written.push(context.runtime.block_on(self.writer.write_shard(index, &columns))?);
+        Ok(true)
     }
 
     /// Rank 0 completes the data set while the others wait. Returns its fingerprint there.
@@ -99,6 +128,23 @@ impl<'p> Job<'p> {
         context.collective.barrier()?;
         Ok(manifest.map(|manifest| manifest.fingerprint().to_owned()))
     }
+}
+
+/// This worker's images of one split.
+struct Progress {
+    done: u64,
+    total: u64,
+}
+
+/// Which of these things hold for any worker.
+fn agree(context: &mut JobContext, things: [bool; 2]) -> Result<[bool; 2]> {
+    let counts = Tensor::from_slice(&things.map(i64::from));
+    context.collective.all_reduce_sum(&counts)?;
+    Ok([0, 1].map(|thing| counts.int64_value(&[thing]) > 0))
+}
+
+fn length(rows: &Range<u64>) -> u64 {
+    rows.end.saturating_sub(rows.start)
 }
 
 /// Everything that determines the rows but the content of the files, for which the digest of their names stands; and the names behind the

@@ -15,6 +15,9 @@ mod figure;
 mod import;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod import_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod latents_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

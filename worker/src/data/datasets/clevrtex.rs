@@ -113,7 +113,8 @@ impl Clevrtex {
 /// Variant and number in the name of an image; none for masks and other files.
 fn numbered(name: &str) -> Option<(&str, u64)> {
     let (variant, number) = base(name).strip_prefix("CLEVRTEX_")?.strip_suffix(".png")?.rsplit_once('_')?;
-    Some((variant, number.parse().ok()?))
+    let digits = number.len() == 6 && !variant.contains('_');
+    Some((variant, number.parse().ok().filter(|_| digits)?))
 }
 
 /// The authors' splits, by the place in the order of numbers.

@@ -21,6 +21,9 @@ use zip::ZipArchive;
 /// Endings of images.
 pub(super) const IMAGES: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
 
+/// What tar archives are made of.
+const BLOCK: u64 = 512;
+
 /// Files and the samples that they make up.
 pub(super) struct Files {
     source: Source,
@@ -204,17 +207,20 @@ fn open_zip(reader: PieceReader) -> Result<Opened, ImportError> {
 fn open_tar(reader: PieceReader) -> Result<Opened, ImportError> {
     let failed = |error| ImportError::of_io(reader.file(), error);
     let mut archive = tar::Archive::new(reader.clone());
-    let mut inside = Vec::new();
+    let (mut inside, mut end) = (Vec::new(), 0);
     for entry in archive.entries_with_seek().map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
+        let (size, at) = (entry.size(), entry.raw_file_position());
+        end = at.saturating_add(size).checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+        if entry.header().entry_type().is_file() {
+            inside.push((Entry { name: stream::name_of(&entry).map_err(failed)?, size }, at));
         }
-        let (name, size, at) = (stream::name_of(&entry).map_err(failed)?, entry.size(), entry.raw_file_position());
-        if at.checked_add(size).is_none_or(|end| end > reader.size()) {
-            return Err(failed(io::Error::other(format!("{name} is cut off"))));
-        }
-        inside.push((Entry { name, size }, at));
+    }
+    // Zeros are the end; without them there was more.
+    let marker =
+        if end.saturating_add(BLOCK) <= reader.size() { reader.piece(end..end + BLOCK).map_err(failed)? } else { Bytes::new() };
+    if marker.is_empty() || marker.iter().any(|byte| *byte != 0) {
+        return Err(failed(io::Error::other("it ends without an end mark")));
     }
     inside.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     Ok((Archive::Tar(reader), inside))
