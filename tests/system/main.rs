@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod crashes;
 mod full_disk;
+mod importing;
 mod lab;
 mod light_binary;
 mod nccl;

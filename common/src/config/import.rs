@@ -25,7 +25,7 @@ pub struct ImportConfig {
     /// published validation split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_share: Option<f64>,
-    /// Take only so many images (of videos: videos) to train on, the first ones. Absent: all.
+    /// Take only so many images (layout `movi`: videos) to train on, the first ones. Absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train: Option<usize>,
     /// The same for the validation split.

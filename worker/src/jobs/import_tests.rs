@@ -238,6 +238,10 @@ fn frames_can_be_left_out_and_whole_videos_held_out() {
     bench.run(1).unwrap();
     is_movi(&bench.split("train"), &[0, 1], 3);
 
+    let dump = Bench::with("movi-dump", &testing::movi_dump(&[0, 1], &[7]), ", frame_stride = 3");
+    dump.run(1).unwrap();
+    is_movi(&dump.split("train"), &[0, 1], 3);
+
     let dump = Bench::with("movi-dump", &testing::movi_dump(&[0, 1, 2, 3, 4, 5, 6, 7], &[9]), ", validation_share = 0.4");
     dump.run(1).unwrap();
     let counts = ["train", "validation"].map(|split| dump.split(split).dataset.rows() as usize);

@@ -107,7 +107,7 @@ pub(crate) fn open(config: &ImportConfig, runtime: &Handle) -> Result<Box<dyn Im
         ImportLayout::ClevrMasks => Box::new(clevr_masks::ClevrMasks::open(&source, config)?),
         ImportLayout::Clevrtex => Box::new(clevrtex::Clevrtex::open(source)?),
         ImportLayout::Movi => Box::new(movi::Movi::open(&source)?),
-        ImportLayout::MoviDump => Box::new(movi_dump::MoviDump::open(source)?),
+        ImportLayout::MoviDump => Box::new(movi_dump::MoviDump::open(source, config.frame_stride)?),
         ImportLayout::Ffhq => Box::new(images::Images::numbered(source)?),
         ImportLayout::Images => Box::new(images::Images::any(source)?),
     })

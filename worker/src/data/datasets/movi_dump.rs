@@ -66,8 +66,8 @@ pub(super) struct MoviDump {
 }
 
 impl MoviDump {
-    /// Finds the frames, their masks and their labels.
-    pub(super) fn open(source: Source) -> Result<Self, ImportError> {
+    /// Finds every `stride`-th frame, with its mask and labels.
+    pub(super) fn open(source: Source, stride: usize) -> Result<Self, ImportError> {
         let mut files = Files::open(source)?;
         let places: HashMap<&str, usize> =
             files.entries().iter().enumerate().map(|(at, entry)| (entry.name.as_str(), at)).collect();
@@ -76,7 +76,8 @@ impl MoviDump {
             let name = entry.name.as_str();
             let path = format!("{}/{name}", files.url());
             let (Some(begin), published) = (name.strip_suffix(IMAGE), published(&path)) else { continue };
-            if published == Published::Apart {
+            let skipped = base(begin).parse::<usize>().is_ok_and(|frame| frame % stride != 0);
+            if published == Published::Apart || skipped {
                 continue;
             }
             let labels = match begin.strip_prefix("images/") {

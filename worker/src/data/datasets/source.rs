@@ -194,3 +194,31 @@ impl Seek for PieceReader {
         Ok(self.position)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::datasets::files::Files;
+    use crate::data::datasets::testing;
+    use tokio::runtime::Runtime;
+
+    /// An object store has no files to seek in, only ranges.
+    #[test]
+    fn archives_in_an_object_store_are_read_by_ranges() {
+        let runtime = Runtime::new().unwrap();
+        let store = Store::open("memory://bucket").unwrap();
+        let content: testing::Content = (0..40).map(|i| (format!("{i:02}.png"), vec![i; 5000 * usize::from(i) + 1])).collect();
+        runtime.block_on(store.put("some/images.zip", testing::zip(&content).into())).unwrap();
+        runtime.block_on(store.put("some/readme.txt", "words".into())).unwrap();
+        let source = Source { store: store.child("some"), file: None, runtime: runtime.handle().clone() };
+        assert_eq!(source.read("readme.txt").unwrap(), "words");
+        let mut files = Files::open(source).unwrap();
+        assert_eq!(files.entries().len(), 40);
+        files.arrange((0..40).map(|entry| vec![entry, 39 - entry]).collect());
+        let fetched = files.fetch(&[3, 17, 39]).unwrap();
+        for (sample, entries) in fetched.iter().zip([[3, 36], [17, 22], [39, 0]]) {
+            assert!(sample.iter().zip(entries).all(|(bytes, entry)| bytes[..] == content[entry].1[..]), "{entries:?}");
+        }
+    }
+}
