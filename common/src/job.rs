@@ -13,6 +13,8 @@ pub enum Job {
     Train,
     /// Draw the built-in data set.
     Scenes,
+    /// A published data set to shards of images.
+    Import,
     /// Train the KL autoencoder.
     Autoencoder,
     /// Images to posterior moments.
@@ -25,7 +27,8 @@ pub enum Job {
 
 impl Job {
     /// Every job, in the order in which an experiment goes through them.
-    pub const ALL: [Self; 6] = [Self::Scenes, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose];
+    pub const ALL: [Self; 7] =
+        [Self::Scenes, Self::Import, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose];
 
     /// The name on command lines and in folders.
     #[must_use]
@@ -33,6 +36,7 @@ impl Job {
         match self {
             Self::Train => "train",
             Self::Scenes => "scenes",
+            Self::Import => "import",
             Self::Autoencoder => "autoencoder",
             Self::Encode => "encode",
             Self::Evaluate => "evaluate",
@@ -49,7 +53,7 @@ impl fmt::Display for Job {
 
 /// A job name that does not exist.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("there is no job `{0}`: the jobs are scenes, autoencoder, encode, train, evaluate and compose")]
+#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate and compose")]
 pub struct UnknownJob(String);
 
 impl FromStr for Job {

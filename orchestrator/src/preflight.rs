@@ -92,6 +92,15 @@ pub(crate) enum PreflightError {
     /// A data set that the job reads.
     #[error(transparent)]
     Data(#[from] ShardError),
+    /// A configuration without `[import]`.
+    #[error("there is nothing to import: the configuration has no table [import] with layout and source")]
+    NothingToImport,
+    /// The data set to import.
+    #[error("import.source: {} does not exist", path.display())]
+    NoSource {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// A URL in the configuration.
     #[error(transparent)]
     Url(#[from] StorageError),
@@ -149,6 +158,7 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
     let (images, latents) = (&config.data.images, &config.data.latents);
     match job {
         Job::Scenes => Ok(()),
+        Job::Import => check_source(config),
         Job::Encode => check_split(images, "train", None).await,
         Job::Autoencoder => {
             let batch = config.autoencoder.train.global_batch;
@@ -156,6 +166,15 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
         }
         Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
         Job::Evaluate | Job::Compose => check_split(latents, "validation", None).await,
+    }
+}
+
+/// Whether there is something to import, as far as that is known at no cost.
+fn check_source(config: &Config) -> Result<(), PreflightError> {
+    let import = config.import.as_ref().ok_or(PreflightError::NothingToImport)?;
+    match Store::open(&import.source)?.local_path() {
+        Some(path) if !path.exists() => Err(PreflightError::NoSource { path }),
+        _ => Ok(()),
     }
 }
 

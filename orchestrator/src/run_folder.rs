@@ -119,7 +119,7 @@ pub(crate) fn check(run: &RunDir, config: &Config, job: Job, intent: Intent, pat
     let holds_run = run.run_toml().is_file();
     match job {
         // These write data sets and weights that lie elsewhere and vouch for themselves.
-        Job::Scenes | Job::Autoencoder | Job::Encode => {}
+        Job::Scenes | Job::Import | Job::Autoencoder | Job::Encode => {}
         Job::Evaluate | Job::Compose | Job::Train if holds_run => same_run(run, config)?,
         Job::Evaluate | Job::Compose => return Err(FolderError::NoRun { folder: run.path().into() }),
         Job::Train => nothing_foreign(run)?,

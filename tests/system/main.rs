@@ -9,6 +9,7 @@ mod clouds;
 mod cluster;
 mod crashes;
 mod full_disk;
+mod importing;
 mod lab;
 mod light_binary;
 mod nccl;

@@ -133,6 +133,10 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
              model.slot_attention.slot_size (32) and model.slot_attention.out_size (64) must be the same",
         ),
         ("scenes.max_objects=2", "scenes.max_objects = 2 is out of range: from scenes.min_objects (3) to 10"),
+        (
+            "import={ layout = \"images\", source = \"photos\", validation_share = 1.0 }",
+            "import.validation_share = 1 is out of range: more than 0 and less than 1",
+        ),
         ("checkpoint.keep_last=1", "checkpoint.keep_last = 1 is out of range: 2 or more"),
         ("train.ema_decay=nan", "train.ema_decay = NaN is out of range: 0 or more and less than 1"),
         ("run.name=../x", "run.name = \"../x\" is out of range: a folder name of letters, digits, '-', '_' and '.'"),

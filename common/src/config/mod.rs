@@ -8,6 +8,7 @@ mod cluster;
 mod data;
 mod error;
 mod identity;
+mod import;
 mod keys;
 pub mod load;
 mod model;
@@ -20,6 +21,7 @@ pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, Slurm
 pub use data::{DataConfig, ImageFormat, ScenesConfig};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;
+pub use import::{ImportConfig, ImportLayout};
 pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
     SlotInitialisation, UnetConfig,
@@ -42,6 +44,9 @@ pub struct Config {
     /// `[scenes]`: the built-in data set of ray-traced rooms.
     #[serde(default)]
     pub scenes: ScenesConfig,
+    /// `[import]`: the published data set that the `import` job turns into `data.images`; absent where nothing is imported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportConfig>,
     /// `[autoencoder]`: the frozen KL autoencoder.
     pub autoencoder: AutoencoderConfig,
     /// `[model]`: backbone, slot attention and slot-conditioned UNet.

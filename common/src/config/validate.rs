@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use super::error::OutOfRange;
 use super::{
-    AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, PositionEmbedding,
-    RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
+    AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
+    PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -21,6 +21,7 @@ pub fn check(config: &Config) -> Checked {
     run(&config.run)?;
     data(&config.data)?;
     scenes(&config.scenes)?;
+    config.import.as_ref().map_or(Ok(()), import)?;
     autoencoder(&config.autoencoder)?;
     backbone(&config.model.backbone)?;
     slot_attention(config)?;
@@ -67,6 +68,19 @@ fn scenes(scenes: &ScenesConfig) -> Checked {
     let allowed = format!("from scenes.min_objects ({}) to {MOST_OBJECTS}", scenes.min_objects);
     require(most.contains(&scenes.max_objects), "scenes.max_objects", scenes.max_objects, allowed)?;
     require(scenes.seed <= i64::MAX as u64, "scenes.seed", scenes.seed, "2^63 - 1 or less")
+}
+
+fn import(import: &ImportConfig) -> Checked {
+    not_empty("import.source", &import.source)?;
+    require(import.crop > 0.0 && import.crop <= 1.0, "import.crop", import.crop, "more than 0, and 1 or less")?;
+    // Masks hold one byte per pixel, and 0 is the background.
+    let objects = import.max_objects();
+    require((1..=255).contains(&objects), "import.max_objects", objects, "from 1 to 255")?;
+    at_least("import.frame_stride", import.frame_stride, 1)?;
+    let share = import.validation_share.unwrap_or(0.5);
+    require(share > 0.0 && share < 1.0, "import.validation_share", share, "more than 0 and less than 1")?;
+    at_least("import.train", import.train.unwrap_or(1), 1)?;
+    at_least("import.validation", import.validation.unwrap_or(1), 1)
 }
 
 fn autoencoder(autoencoder: &AutoencoderConfig) -> Checked {

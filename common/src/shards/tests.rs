@@ -262,6 +262,20 @@ async fn concurrent_readers_share_fetches() {
 }
 
 #[tokio::test]
+async fn shards_that_are_taken_back_leave_nothing() {
+    let store = Store::open("memory://").unwrap();
+    let writer = writer(&store, 9).await.unwrap();
+    let mut written = Vec::new();
+    for index in [0, 2, 1] {
+        written.push(writer.write_shard(index, &shard(&writer, index)).await.unwrap());
+    }
+    writer.discard(&written[1..]).await.unwrap();
+    assert_eq!(writer.finished_shards().await.unwrap(), written[..1]);
+    writer.discard(&written[..1]).await.unwrap();
+    assert!(objects(&store).await.is_empty());
+}
+
+#[tokio::test]
 async fn an_unusable_data_set_is_refused_before_anything_is_read() {
     let store = Store::open("memory://set").unwrap();
     let refused = || async { Dataset::open(store.clone(), 0).await.err().unwrap().to_string() };

@@ -148,6 +148,18 @@ impl ShardWriter {
         if self.schema.is_encoded() { VERSION } else { 1 }
     }
 
+    /// Takes back shards of a data set that is not complete, as [`Self::write_shard`] returned them.
+    pub async fn discard(&self, shards: &[ShardEntry]) -> Result<(), ShardError> {
+        for shard in shards {
+            // The entry first: without it the files count for nothing.
+            self.store.delete(&entry_name(shard.index)).await?;
+            for file in &shard.files {
+                self.store.delete(&file.name).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_columns(&self, index: u32, columns: &[Rows<'_>]) -> Result<u64, ShardError> {
         let refused = |reason: String| Err(ShardError::Rows { url: self.store.url().to_owned(), shard: index, reason });
         if index >= self.shards() {

@@ -1,7 +1,9 @@
-//! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step.
+//! Shards to batches: opening a split of a data set, and the loader that prepares batches ahead of the training step. Published data sets
+//! to shards: [`datasets`].
 
 mod ahead;
 mod codec;
+pub mod datasets;
 mod images;
 mod labelled;
 mod loader;

@@ -3,6 +3,7 @@
 use crate::checkpointing::CheckpointingError;
 use crate::collectives::CollectiveError;
 use crate::data::DataError;
+use crate::data::datasets::ImportError;
 use crate::model::weights::WeightsError;
 use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
@@ -62,6 +63,7 @@ fn is_bad_data(cause: &(dyn std::error::Error + 'static)) -> bool {
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
+        || cause.downcast_ref::<ImportError>().is_some_and(ImportError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
         || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))

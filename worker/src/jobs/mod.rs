@@ -12,6 +12,10 @@ mod encode;
 mod evaluate;
 mod failure;
 mod figure;
+mod import;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod import_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod latents_tests;
@@ -69,6 +73,7 @@ pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Val
         Job::Compose => compose::run(context),
         Job::Encode => encode::run(context),
         Job::Evaluate => evaluate::run(context),
+        Job::Import => import::run(context),
         Job::Scenes => scenes::run(context),
         Job::Train => train::run(context),
     }

@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use tensorboard::EventFile;
+pub(crate) use tensorboard::masked_crc;
 
 /// One line of `metrics.jsonl`. After a restart the steps since the resumed checkpoint appear again, with a higher generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -143,7 +143,7 @@ fn frame(data: &[u8]) -> Vec<u8> {
 }
 
 /// CRC-32C, rotated and shifted so that checksums of data that hold checksums stay good checksums.
-fn masked_crc(data: &[u8]) -> u32 {
+pub(crate) fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

@@ -1,0 +1,58 @@
+//! A folder of pictures becomes a data set, by the real binaries; bad ones are refused and leave nothing behind.
+
+use std::fs;
+use std::path::Path;
+
+use crate::lab::Lab;
+use crate::snapshot::snapshot;
+
+/// The pictures of this repository's documentation.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+
+const IMPORT: [&str; 4] = ["--job", "import", "--set", "import={ layout = \"images\", source = \"pictures\" }"];
+
+/// A lab with some pictures in folders for the two splits.
+fn with_pictures() -> Lab {
+    let lab = Lab::empty();
+    for (folder, count) in [("train", 20), ("validation", 3)] {
+        let folder = lab.path().join("pictures").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..count {
+            let picture = ["scenes.png", "found.png"][i % 2];
+            fs::copy(Path::new(DOCS).join(picture), folder.join(format!("{i:02}.png"))).unwrap();
+        }
+    }
+    lab
+}
+
+#[test]
+fn pictures_are_imported_once_and_can_be_learned_from() {
+    let lab = with_pictures();
+    lab.launch(&IMPORT).expect_success();
+    let imported = snapshot(&lab.path().join("data/images"));
+    assert_eq!(imported.keys().filter(|name| name.ends_with("dataset.json")).count(), 2, "{:?}", imported.keys());
+    lab.launch(&IMPORT).expect_success();
+    assert_eq!(snapshot(&lab.path().join("data/images")), imported, "a finished import was repeated");
+    for job in ["autoencoder", "encode"] {
+        lab.launch(&["--job", job]).expect_success();
+    }
+}
+
+#[test]
+fn what_cannot_be_imported_is_refused_and_leaves_nothing_behind() {
+    let lab = with_pictures();
+    let images = lab.path().join("data/images");
+    lab.launch(&["--job", "import"]).expect_refusal(&["[import]"]);
+    let absent = "import={ layout = \"images\", source = \"absent\" }";
+    lab.launch(&["--job", "import", "--set", absent]).expect_refusal(&["import.source", "absent"]);
+    assert!(!lab.path().join("runs").exists(), "known before anything is started");
+
+    // The last one, so that a shard is finished before.
+    let picture = lab.path().join("pictures/train/19.png");
+    let bytes = fs::read(&picture).unwrap();
+    fs::write(&picture, &bytes[..bytes.len() / 2]).unwrap();
+    lab.launch(&IMPORT).expect_refusal(&["pictures/train/19.png", "not a readable image"]);
+    assert!(snapshot(&images).is_empty(), "{:?}", snapshot(&images).keys());
+    fs::write(&picture, bytes).unwrap();
+    lab.launch(&IMPORT).expect_success();
+}
