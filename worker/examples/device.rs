@@ -139,9 +139,10 @@ fn after_adamw(device: Device) -> Result<Tensor> {
     let mut adamw = AdamW::new(&parameters, OptimizerConfig::default());
     for update in 1..=5 {
         parameters.gradients().copy_(&normal(parameters.len()).to_device(device));
-        let divisor = Tensor::from(2.0_f32).to_device(device);
-        let skip = Tensor::from(f32::from(u8::from(update == 3))).to_device(device);
-        adamw.step(&parameters, &[1e-2, 1e-3], update, Some(&divisor), Some(&skip))?;
+        let numbers = |values: &[f32]| Tensor::from_slice(values).to_device(device);
+        let (divisor, skip) = (numbers(&[2.0]), numbers(&[f32::from(u8::from(update == 3))]));
+        let (rates, done) = (numbers(&[1e-2, 1e-3]), numbers(&[update as f32 - 1.0]));
+        adamw.step(&parameters, &rates, &done, Some(&divisor), Some(&skip))?;
     }
     Ok(parameters.values().to_device(Device::Cpu))
 }
