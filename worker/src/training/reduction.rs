@@ -217,6 +217,7 @@ impl Shared {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::collectives::InProcess;
     use crate::training::parameters::Group;
     use proptest::prelude::*;
 
@@ -254,5 +255,27 @@ mod tests {
         used.sum(Kind::Float).backward();
         let text = reducer.finish().unwrap_err().to_string();
         assert!(text.starts_with("1 of 2 parameters had no part in the loss, as unet.idle"), "{text}");
+    }
+
+    #[test]
+    fn workers_agree_and_sums_that_nobody_waits_for_are_done_before_others() {
+        std::thread::scope(|scope| {
+            for (rank, end) in InProcess::world(2).into_iter().enumerate() {
+                scope.spawn(move || {
+                    let parameter = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+                    let variables = vec![("weight".to_owned(), parameter.shallow_clone())];
+                    let parameters = FlatParameters::new(vec![Group { name: "unet".into(), variables }]).unwrap();
+                    let communicator = Communicator::start(move || Ok(Box::new(end)), Device::Cpu, Arc::default()).unwrap();
+                    let reducer = Reducer::new(&parameters, &communicator, &ReductionConfig::default()).unwrap();
+                    reducer.arm();
+                    parameter.sum(Kind::Float).backward();
+                    reducer.abandon();
+                    assert_eq!(parameter.grad().double_value(&[0]), 2.0, "the sum over both");
+                    assert_eq!([true, rank == 0].map(|yes| reducer.all_say(yes).unwrap()), [true, false]);
+                    reducer.sum().unwrap();
+                    assert_eq!(parameter.grad().double_value(&[0]), 4.0);
+                });
+            }
+        });
     }
 }

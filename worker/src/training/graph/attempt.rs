@@ -46,11 +46,11 @@ mod tests {
         let parameter = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let refused: Result<(), StepError> = attempt(|| {
             assert!(is_attempt() && (&parameter * 2.0).requires_grad());
-            tch::no_grad(|| parameter.matmul(&Tensor::ones([2, 2], (Kind::Float, Device::Cpu))));
+            let _ = tch::no_grad(|| parameter.matmul(&Tensor::ones([2, 2], (Kind::Float, Device::Cpu))));
             Ok(())
         });
         let text = refused.unwrap_err().to_string();
-        assert!(text.contains("size mismatch") && !text.contains("frame #"), "{text}");
+        assert!(text.contains("shapes cannot be multiplied") && !text.contains("frame #"), "{text}");
         assert!(!is_attempt() && (&parameter * 2.0).requires_grad());
         assert_eq!(attempt(|| Ok(3)).unwrap(), 3);
     }
