@@ -30,7 +30,7 @@ use tch::Tensor;
 use torch_shim::ShimError;
 
 /// Steps before the capture.
-const WARM_UP: u64 = 3;
+pub const WARM_UP: u64 = 3;
 
 /// Work for the device, and the tensor that holds its result. It reads nothing on the host.
 pub type Work<'a> = &'a mut dyn FnMut() -> Result<Tensor, StepError>;
@@ -86,6 +86,11 @@ impl<G: Graphs> StepGraph<G> {
     /// The recipe.
     pub fn recipe(&self) -> &StepRecipe {
         &self.recipe
+    }
+
+    /// Whether a step was captured, and steps like it are launched as graphs.
+    pub fn launches_graphs(&self) -> bool {
+        matches!(self.plan, Plan::Launch { .. })
     }
 
     /// The step on `batch`, as [`StepRecipe::run`] takes it. With several workers, all take the same steps and run their laps at the same
