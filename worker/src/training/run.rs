@@ -165,7 +165,7 @@ impl Training<'_> {
         let StepOutcome { loss, grad_norm, wishes, attention } = outcome;
         let step = batch.step + 1;
         course.ended.step = step;
-        if let Some([stop, save, busy]) = wish.exchange(wishes).as_deref() {
+        if let Some([stop, save, busy]) = wish.exchange(&wishes)?.as_deref() {
             course.ended.stopped = *stop > 0.0 && step < course.config.train.steps;
             course.wished = Wished { save: *save > 0.0, busy: *busy > 0.0 };
         }
