@@ -18,7 +18,7 @@ use worker::collectives::Communicator;
 use worker::data::{Batch, Transfer};
 use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
-use worker::training::graph::{CudaGraphs, StepGraph};
+use worker::training::graph::{CudaGraphs, StepGraph, Trial};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::optimizer::AdamW;
@@ -190,7 +190,7 @@ fn after_steps(config: &Config, device: Device, steps: u64) -> Result<(Tensor, f
     let mut state = TrainingState::new(LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(SEED), device), config)?;
     let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
     let graphs = CudaGraphs::new(config.train.cuda_graph, device);
-    let mut step = StepGraph::new(StepRecipe::new(config, 1.0, device), graphs);
+    let mut step = StepGraph::new(StepRecipe::new(config, 1.0, device), graphs, Trial::default());
     let _track = step.enter()?;
     let transfer = Transfer::new(device)?;
     let batches: Vec<Batch> = (0..steps).map(|number| batch(config, sizes, number)).collect();

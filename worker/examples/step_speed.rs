@@ -18,7 +18,7 @@ use worker::collectives::Communicator;
 use worker::data::{Batch, Transfer};
 use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
-use worker::training::graph::{CudaGraphs, StepGraph, WARM_UP};
+use worker::training::graph::{CudaGraphs, StepGraph, Trial, WARM_UP};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::reduction::Reducer;
@@ -118,7 +118,11 @@ impl Trainer {
             rows: arguments.batch,
             noise_ahead: arguments.noise_ahead,
             graph: arguments.graph,
-            step: StepGraph::new(StepRecipe::new(&config, 1.0, device), CudaGraphs::new(config.train.cuda_graph, device)),
+            step: StepGraph::new(
+                StepRecipe::new(&config, 1.0, device),
+                CudaGraphs::new(config.train.cuda_graph, device),
+                Trial::default(),
+            ),
             reducer: Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?,
             transfer: Transfer::new(device)?,
             noise: NoiseRecipe::new(&config),

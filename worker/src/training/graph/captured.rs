@@ -2,12 +2,11 @@
 
 use super::attempt::attempt;
 use super::inputs::Inputs;
-use super::{Graphs, Kept, refused};
+use super::{Graphs, Kept, Trial, refused};
 use crate::data::Batch;
 use crate::training::laps::Laps;
 use crate::training::reduction::Reducer;
 use crate::training::step::{StepError, StepOutcome, StepRecipe, TrainingState, Wishes};
-use tch::Tensor;
 
 /// A step that was captured. Where the sums are part of it, it has to go before the communicator does: NCCL waits for that.
 pub(super) struct Captured<T> {
@@ -20,7 +19,8 @@ pub(super) struct Captured<T> {
 }
 
 impl<T> Captured<T> {
-    /// Captures the step on batches like `batch`; none where that is refused, which the log tells.
+    /// Captures the step on batches like `batch`; none where that is refused, which the log tells. The sums over the workers are part of
+    /// it if all workers can capture them, and `trial` may begin.
     ///
     /// # Errors
     /// The workers cannot agree.
@@ -30,21 +30,18 @@ impl<T> Captured<T> {
         state: &mut TrainingState,
         batch: &Batch,
         reducer: &Reducer,
+        trial: &mut Trial,
     ) -> Result<Option<Self>, StepError> {
         let inputs = Inputs::new(state, batch);
-        let mut gradients = graphs.capture(&mut || attempt(|| recipe.gradients(state, inputs.batch(), None, &mut Laps::default())));
+        let alone = graphs.capture(&mut || attempt(|| recipe.gradients(state, inputs.batch(), None, &mut Laps::default())));
         // Only what can be captured without the sums is captured with them: a capture that breaks breaks the communicator, too.
-        let mut sums = false;
-        if !reducer.is_alone() && reducer.all_say(gradients.is_ok())? {
-            let with_sums = gradients_with_sums(recipe, graphs, state, &inputs, reducer);
-            sums = reducer.all_say(with_sums.is_ok())?;
-            match with_sums {
-                with_sums if sums => gradients = with_sums,
-                Ok(_) => tracing::info!("the sums follow the CUDA graph of the gradients: another worker cannot capture them"),
-                Err(cause) => tracing::info!("the sums follow the CUDA graph of the gradients: {cause}"),
-            }
+        let with_sums = !reducer.is_alone() && reducer.all_say(alone.is_ok() && trial.begin())?;
+        let with_sums = if with_sums { gradients_with_sums(recipe, graphs, state, &inputs, reducer)? } else { None };
+        let sums = with_sums.is_some();
+        if !sums {
+            trial.end();
         }
-        let gradients = match gradients {
+        let gradients = match with_sums.map_or(alone, Ok) {
             Ok(gradients) => gradients,
             Err(cause) => {
                 refused("the gradients", &cause);
@@ -106,15 +103,21 @@ impl<T> Captured<T> {
     }
 }
 
-/// Captures the gradients with their sums, which the communication thread queues meanwhile.
+/// The gradients with their sums, which the communication thread queues meanwhile; none where a worker cannot capture them.
 fn gradients_with_sums<G: Graphs>(
     recipe: &StepRecipe,
     graphs: &mut G,
     state: &TrainingState,
     inputs: &Inputs,
     reducer: &Reducer,
-) -> Result<Kept<G::Graph>, StepError> {
+) -> Result<Option<Kept<G::Graph>>, StepError> {
     let work = || recipe.gradients(state, inputs.batch(), Some(reducer), &mut Laps::default());
     // A capture must not end while that thread still queues sums: they would be done, on this worker alone.
-    graphs.capture(&mut || -> Result<Tensor, StepError> { attempt(work).inspect_err(|_| reducer.abandon()) })
+    let kept = graphs.capture(&mut || attempt(work).inspect_err(|_| reducer.abandon()));
+    if reducer.all_say(kept.is_ok())? {
+        return Ok(kept.ok());
+    }
+    let cause = kept.err().map_or_else(|| "another worker cannot capture them".to_owned(), |cause| cause.to_string());
+    tracing::info!("the sums over the workers follow the CUDA graph of the gradients: {cause}");
+    Ok(None)
 }

@@ -9,6 +9,9 @@
 //! graphs, they run beside the backward pass. Capture and launch of a sum concern all workers at once (NCCL's user guide, "Using NCCL
 //! with CUDA Graphs"), so the workers agree before and after they try it. Otherwise the sums follow the first graph.
 //!
+//! A sum that breaks its communicator, or never ends, would end the generation, and the next one the same way: so that is tried only if no
+//! generation before has ended at it ([`Trial`]).
+//!
 //! Whatever is refused costs one line in the log and is done kernel by kernel from then on.
 
 mod attempt;
@@ -17,9 +20,11 @@ mod cuda;
 mod inputs;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use attempt::is_attempt;
 pub use cuda::{CudaGraphs, Track};
+pub use trial::Trial;
 
 use super::laps::Laps;
 use super::reduction::Reducer;
@@ -31,6 +36,9 @@ use torch_shim::ShimError;
 
 /// Steps before the capture.
 pub const WARM_UP: u64 = 3;
+
+/// After so many launches the first of them is done: the host lets no more than two steps wait.
+const PROVEN: u64 = 4;
 
 /// Work for the device, and the tensor that holds its result. It reads nothing on the host.
 pub type Work<'a> = &'a mut dyn FnMut() -> Result<Tensor, StepError>;
@@ -65,6 +73,8 @@ pub trait Graphs {
 pub struct StepGraph<G: Graphs> {
     recipe: StepRecipe,
     plan: Plan<G>,
+    trial: Trial,
+    launches: u64,
 }
 
 enum Plan<G: Graphs> {
@@ -77,10 +87,10 @@ enum Plan<G: Graphs> {
 }
 
 impl<G: Graphs> StepGraph<G> {
-    /// Steps of `recipe`, by `graphs` if there are any.
-    pub fn new(recipe: StepRecipe, graphs: Option<G>) -> Self {
+    /// Steps of `recipe`, by `graphs` if there are any; with sums over the workers in them, if `trial` has nothing against that.
+    pub fn new(recipe: StepRecipe, graphs: Option<G>, trial: Trial) -> Self {
         let plan = graphs.map_or(Plan::KernelByKernel, |graphs| Plan::WarmUp { graphs, taken: 0 });
-        Self { recipe, plan }
+        Self { recipe, plan, trial, launches: 0 }
     }
 
     /// The recipe.
@@ -119,6 +129,10 @@ impl<G: Graphs> StepGraph<G> {
                     if !step.sums {
                         reducer.sum()?;
                     }
+                    self.launches += 1;
+                    if self.launches == PROVEN {
+                        self.trial.end();
+                    }
                     before_update();
                     return step.update(&self.recipe, graphs, state);
                 }
@@ -138,10 +152,12 @@ impl<G: Graphs> StepGraph<G> {
     fn proceed(&mut self, state: &mut TrainingState, batch: &Batch, reducer: &Reducer) -> Result<(), StepError> {
         self.plan = match std::mem::replace(&mut self.plan, Plan::KernelByKernel) {
             Plan::WarmUp { graphs, taken } if taken < WARM_UP => Plan::WarmUp { graphs, taken: taken + 1 },
-            Plan::WarmUp { mut graphs, .. } => match Captured::of(&self.recipe, &mut graphs, state, batch, reducer)? {
-                Some(step) => Plan::Launch { graphs, step },
-                None => Plan::KernelByKernel,
-            },
+            Plan::WarmUp { mut graphs, .. } => {
+                match Captured::of(&self.recipe, &mut graphs, state, batch, reducer, &mut self.trial)? {
+                    Some(step) => Plan::Launch { graphs, step },
+                    None => Plan::KernelByKernel,
+                }
+            }
             plan => plan,
         };
         Ok(())

@@ -1,7 +1,7 @@
 //! Steps as graphs beside the same steps without, on the CPU: a stand-in keeps the work and does it again on the same inputs.
 #![allow(clippy::unwrap_used)]
 
-use super::{Graphs, Kept, StepGraph, WARM_UP, Work};
+use super::{Graphs, Kept, StepGraph, Trial, WARM_UP, Work};
 use crate::collectives::{Collective, Communicator, InProcess, Solo};
 use crate::data::{Batch, Loader, Slice, open_split};
 use crate::training::detours::Detours;
@@ -27,6 +27,8 @@ enum Trouble {
     Panic(u64),
     /// The graph cannot be launched.
     NoLaunch(u64),
+    /// Somebody has not survived sums within graphs.
+    Wary,
 }
 
 /// Does work again, and keeps to what a device does: nothing is done at the capture, and a result stays in its place.
@@ -133,7 +135,11 @@ fn run(
     let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
     let replays = Arc::<AtomicU64>::default();
     let graphs = trouble.map(|trouble| Recorder::new(&state, trouble, replays.clone()));
-    let mut steps = StepGraph::new(StepRecipe::new(config, 1.5, Device::Cpu), graphs);
+    let file = lab.path(if trouble == Some(Trouble::Wary) { "wary" } else { "trial" }).with_extension(slice.rank.to_string());
+    if trouble == Some(Trouble::Wary) {
+        std::fs::write(&file, "").unwrap();
+    }
+    let mut steps = StepGraph::new(StepRecipe::new(config, 1.5, Device::Cpu), graphs, Trial::new(Some(file.clone())));
     let (mut laps, mut outcomes) = (Laps::default(), Vec::new());
     while let Some(mut batch) = loader.next_batch().unwrap() {
         before(&state, &mut batch, &mut laps);
@@ -146,6 +152,7 @@ fn run(
         let outcome = steps.run(&mut state, &batch, wishes, &reducer, &mut laps, hold).unwrap();
         outcomes.push([outcome.loss, outcome.grad_norm, outcome.wishes, outcome.attention]);
     }
+    assert_eq!(file.exists(), trouble == Some(Trouble::Wary), "a trial is over after some steps");
     let outcomes = outcomes.iter().map(|outcome| bits(outcome)).collect();
     Left { outcomes, state: bits(&state.flat()), replays: replays.load(Ordering::Relaxed) }
 }
@@ -259,6 +266,7 @@ fn workers_agree_whether_their_sums_are_part_of_the_graph() {
         (Trouble::NoGraph(0), [ALL, 0, ALL]),
         (Trouble::NoGraph(1), [ALL; 3]),
         (Trouble::NoGraph(2), [ALL, ALL / 2, ALL]),
+        (Trouble::Wary, [ALL; 3]),
     ];
     for (trouble, replays) in troubles {
         let found = run_together(3, (&lab, &config), Some(trouble));
