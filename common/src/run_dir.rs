@@ -79,6 +79,12 @@ impl RunDir {
         self.path.join("rehearsal.json")
     }
 
+    /// There while sums over the workers are tried out as parts of CUDA graphs, and after a generation that has not survived it.
+    #[must_use]
+    pub fn sums_trial(&self) -> PathBuf {
+        self.path.join("cuda-graph-sums.trial")
+    }
+
     /// The logs of one generation.
     #[must_use]
     pub fn log_dir(&self, generation: u64) -> PathBuf {

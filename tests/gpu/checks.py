@@ -39,6 +39,13 @@ def adamw(lab):
     return lab.example("device", "adamw", lab.device).splitlines()[-1]
 
 
+def graph(lab):
+    """Steps that are launched as CUDA graphs are the same steps."""
+    if lab.device == "cpu":
+        raise Skipped("the CPU has no CUDA graphs")
+    return lab.example("device", "graph", QUICKSTART, lab.device).splitlines()[-1]
+
+
 def data(lab):
     """The jobs that make the quickstart's data set."""
     for job in ("scenes", "autoencoder", "encode"):
@@ -67,6 +74,38 @@ def bf16(lab):
     if full == rounded:
         raise Failure("nothing was rounded")
     return within("the mean loss of a part of the steps differs", differences(full, rounded), 0.02)
+
+
+GRAPH = {"train.cuda_graph": "auto"}
+
+
+def graph_run(lab):
+    """A run of CUDA graphs has the losses of one without, checkpoints on the way included."""
+    lab.launch("graph", GRAPH | {"checkpoint.every_steps": lab.steps // 3} | deterministic(lab)).expect_success()
+    captured_with(lab, "graph", "sums=false")
+    found = within("the loss of a step differs", differences(lab.series("fp32", "loss"), lab.series("graph", "loss")), 1e-3)
+    rates = [sorted(lab.series(name, "images_per_second")) for name in ("graph", "fp32")]
+    with_graphs, without = (rate[len(rate) // 2] for rate in rates)
+    return f"{found}; median {with_graphs:.0f} images/s, {without:.0f} without"
+
+
+def graph_ranks(lab):
+    """Two workers whose sums are part of their graphs train as one does."""
+    train_together(lab, "graph-together", GRAPH).expect_success()
+    said = within("the loss of a step differs", differences(lab.series("fp32", "loss"), lab.series("graph-together", "loss")), 1e-3)
+    try:
+        captured_with(lab, "graph-together", "sums=true")
+    except Failure as failure:
+        return f"{said}, but the sums follow the graphs: {failure}"
+    return f"{said}, with the sums in the graphs"
+
+
+def captured_with(lab, name, words):
+    """Makes sure that rank 0's log tells of graphs, and how."""
+    (log,) = sorted((lab.folder / "runs" / name / "logs").glob("gen-*/rank-00000.log"))[-1:] or [None]
+    lines = [line for line in (log.read_text() if log else "").splitlines() if "CUDA graph" in line]
+    if not any("steps are launched as CUDA graphs" in line and words in line for line in lines):
+        raise Failure(lines[-1].strip() if lines else "no log tells of CUDA graphs")
 
 
 def resume(lab):

@@ -29,13 +29,18 @@ def plan(speed):
         "status": (checks.status, 30, []),
         "gradients": (checks.gradients, 60, []),
         "adamw": (checks.adamw, 30, []),
+        "graph": (checks.graph, 60, []),
         "data": (checks.data, 90, []),
         "launch": (checks.launch, 60, ["data"]),
         "bf16": (checks.bf16, 60, ["launch"]),
+        "graph-run": (checks.graph_run, 60, ["launch", "graph"]),
         "resume": (checks.resume, 60, ["launch"]),
         "two-ranks": (checks.two_ranks, 60, ["launch"]),
         "lost-rank": (checks.lost_rank, 75, ["launch"]),
+        "graph-ranks": (checks.graph_ranks, 60, ["two-ranks", "graph-run"]),
         "profile": (checks.profile, 60, ["data"]),
+        # Before c, which may spend all the time that is left.
+        "speed-graph": (speed.of("b", graph=True), 75, ["graph"]),
     } | {f"speed-{peer}": (speed.of(peer), 240 if peer == "c" else 75, []) for peer in PEERS}
 
 
@@ -47,7 +52,7 @@ class Table:
 
     def add(self, name, verdict, seconds, said):
         self.rows[name] = (verdict, seconds, " ".join(said.split()))
-        print(f"{verdict}  {name:10} {seconds:6.1f} s  {self.rows[name][2]}", flush=True)
+        print(f"{verdict}  {name:11} {seconds:6.1f} s  {self.rows[name][2]}", flush=True)
 
     def missing(self, needs):
         return [name for name in needs if self.rows.get(name, ("",))[0] != "PASS"]

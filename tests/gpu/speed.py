@@ -2,7 +2,7 @@
 
 import json
 
-from lab import ROOT, Failure
+from lab import ROOT, Failure, Skipped
 
 # Peer and what it is; c last, for it may spend all its time compiling.
 PEERS = {
@@ -21,13 +21,15 @@ class Speed:
     def __init__(self):
         self.rows, self.rate, self.flops = [], None, None
 
-    def of(self, peer):
-        """The check that measures beside this peer."""
+    def of(self, peer, graph=False):
+        """The check that measures beside this peer, with ours as CUDA graphs or kernel by kernel."""
 
         def check(lab):
+            if graph and lab.device == "cpu":
+                raise Skipped("the CPU has no CUDA graphs")
             batch = BATCH
             while True:
-                row = self.measure(lab, peer, batch)
+                row = self.measure(lab, peer, batch, graph)
                 if "out of memory" not in row.get("error", "") or batch == 1:
                     break
                 batch //= 2
@@ -39,12 +41,13 @@ class Speed:
         check.__doc__ = f"The step beside {PEERS[peer]}."
         return check
 
-    def measure(self, lab, peer, batch):
+    def measure(self, lab, peer, batch, graph):
         if lab.device == "cuda":
             arguments = ["--config", ROOT / "configs/movi-e.toml", "--precision", "bf16", "--batch", batch, "--threads", 8]
             arguments += ["--steps", 40, "--block", 10]
         else:
             arguments = ["--batch", 4, "--threads", 1, "--steps", 3, "--warm-up", 1]
+        arguments += ["--graph"] if graph else []
         command = lab.peer("step_speed.py", "--json", "--noise-ahead", "--device", lab.device, "--peers", peer, *arguments)
         program = lab.start(command)
         # A row with an error has exit code 1, and is there all the same.
@@ -72,7 +75,8 @@ class Speed:
         for row in self.rows:
             ours, theirs = row["ours"], row["theirs"]
             share = [f"{100 * side['mfu']:.1f} %" if "mfu" in side else "" for side in (ours, theirs)]
-            cells = [f"{row['peer']}: {PEERS[row['peer']]}", row["batch"], f"{1e3 * ours['wall']:.1f}", f"{1e3 * theirs['wall']:.1f}"]
+            ours_as = ", ours as graphs" if row["graph"] else ""
+            cells = [f"{row['peer']}: {PEERS[row['peer']]}{ours_as}", row["batch"], f"{1e3 * ours['wall']:.1f}", f"{1e3 * theirs['wall']:.1f}"]
             cells += [f"{row['ratio']:.2f}x", *share, f"{ours['memory'] / 2**20:.0f}", f"{theirs['memory'] / 2**20:.0f}"]
             lines.append("| " + " | ".join(map(str, [*cells, f"{theirs['first']:.0f} s"])) + " |")
         if self.rate:

@@ -8,7 +8,7 @@ official script trains, b what a careful user writes, c that under torch.compile
 Measured is ours beside one peer at a time, both alive, in turns: single steps on the CPU, on CUDA blocks of steps at whose borders alone
 anybody waits for the device. The figure of each side is the median over its turns after the warm-up. A peer's first block is told apart:
 it holds compilation and the choice of algorithms. All draw their noise within the step, or with `--noise-ahead` all before the clock
-starts, as our loader does in training.
+starts, as our loader does in training. With `--graph` ours launches its steps as CUDA graphs (`train.cuda_graph`).
 
 Memory is the largest resident size of each process; on CUDA what the device has less after its warm-up, context and cache included. On
 CUDA the rate of useful operations is given as a share of that of an 8192^3 bf16 product in PyTorch on the same device.
@@ -125,10 +125,10 @@ def shared_arguments(options):
 def compare(options, peer):
     """The figures of both sides, or why there are none."""
     row = {"peer": peer, "device": options.device, "precision": options.precision, "batch": options.batch_now}
-    row |= {"threads": options.threads_now}
+    row |= {"threads": options.threads_now, "graph": options.graph}
     sides = []
     try:
-        sides.append(Side("ours", [BINARY], options, allocator=True))
+        sides.append(Side("ours", [BINARY, *(["--graph"] if options.graph else [])], options, allocator=True))
         sides.append(Side(f"peer {peer}", [sys.executable, TRAINERS, peer], options, allocator=not options.plain_peer))
         for _ in range(max(options.steps // options.block, 1)):
             for side in sides:
@@ -189,6 +189,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10, help="steps that count, per side")
     parser.add_argument("--block", type=int, help="steps per turn (on the CPU 1, on CUDA 10)")
     parser.add_argument("--warm-up", type=int, default=2, help="turns before those")
+    parser.add_argument("--graph", action="store_true", help="ours launches its steps as CUDA graphs")
     parser.add_argument("--noise-ahead", action="store_true", help="all draw their noise before the clock starts")
     parser.add_argument("--plain-peer", action="store_true", help="PyTorch with the allocator's defaults")
     parser.add_argument("--json", action="store_true", help="print JSON, a line as soon as a figure is there, in seconds and bytes")

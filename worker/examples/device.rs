@@ -1,19 +1,24 @@
-//! What `tests/gpu/run.py` asks of a device through the library: whether it is there, and whether a step's gradients and AdamW's updates on
-//! it are those of the CPU. Prints figures, and ends with exit code 1 when one is above its limit.
+//! What `tests/gpu/run.py` asks of a device through the library: whether it is there, whether a step's gradients and AdamW's updates on
+//! it are those of the CPU, and whether steps that are launched as CUDA graphs are the same steps. Prints figures, and ends with exit code 1
+//! when one is above its limit.
 //!
-//! Usage: `device status`, `device gradients CONFIG cpu|cuda [KEY=VALUE ...]`, `device adamw cpu|cuda`
+//! Usage: `device status`, `device gradients CONFIG cpu|cuda [KEY=VALUE ...]`, `device adamw cpu|cuda`,
+//! `device graph CONFIG cuda [KEY=VALUE ...]`
 
 use anyhow::{Result, bail, ensure};
-use common::config::{Config, OptimizerConfig, TrainConfig, load};
+use common::config::{Config, CudaGraph, OptimizerConfig, TrainConfig, load};
+use common::telemetry;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
 use torch_shim::cuda::CudaStatus;
 use worker::collectives::Communicator;
-use worker::data::Batch;
+use worker::data::{Batch, Transfer};
 use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
+use worker::training::graph::{CudaGraphs, StepGraph, Trial};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::optimizer::AdamW;
@@ -25,12 +30,15 @@ use worker::training::step::{StepRecipe, TrainingState, Wishes};
 const ROWS: usize = 8;
 /// Of weights and inputs.
 const SEED: u64 = 1;
+/// Steps that are taken with and without graphs.
+const GRAPH_STEPS: u64 = 20;
 /// Kind, precision, and by how much the gradients of a module may differ, as a share of their norm. Precise f32 is at about 1e-6; where
 /// TF32 slips in, it is at 1e-3.
 const LIMITS: [(Kind, &str, f64); 4] =
     [(Kind::Double, "fp32", 1e-9), (Kind::Float, "fp32", 1e-4), (Kind::Float, "tf32", 2e-2), (Kind::Float, "bf16", 1e-1)];
 
 fn main() -> Result<()> {
+    telemetry::init(None, None)?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -40,7 +48,14 @@ fn main() -> Result<()> {
             compare_gradients(&config, device(name)?)
         }
         ["adamw", name] => compare_adamw(device(name)?),
-        _ => bail!("usage: device status | device gradients CONFIG cpu|cuda [KEY=VALUE ...] | device adamw cpu|cuda"),
+        ["graph", config, name, ..] => {
+            let config = load::from_file(Path::new(config), &arguments[3..])?;
+            compare_graph(&config, device(name)?)
+        }
+        _ => bail!(
+            "usage: device status | device gradients CONFIG cpu|cuda [KEY=VALUE ...] | device adamw cpu|cuda | device graph CONFIG \
+             cuda [KEY=VALUE ...]"
+        ),
     }
 }
 
@@ -98,22 +113,22 @@ fn gradients(config: &Config, device: Device, kind: Kind) -> Result<Vec<(String,
     let mut state = TrainingState::new(model, config)?;
     let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
     let recipe = StepRecipe::new(config, 1.0, device);
-    recipe.run(&mut state, &batch(config, sizes).to_device(device), Wishes::default(), &reducer, &mut Laps::default(), || ())?;
+    recipe.run(&mut state, &batch(config, sizes, 0).to_device(device), Wishes::default(), &reducer, &mut Laps::default(), || ())?;
     let all = state.parameters.gradients();
     let group = |range: &Range<i64>| all.narrow(0, range.start, range.end - range.start);
     let groups = state.parameters.groups().iter();
     Ok(groups.map(|(name, range)| (name.clone(), group(range).to_device(Device::Cpu).to_kind(Kind::Double))).collect())
 }
 
-fn batch(config: &Config, sizes: Sizes) -> Batch {
-    tch::manual_seed(SEED as i64);
+fn batch(config: &Config, sizes: Sizes, step: u64) -> Batch {
+    tch::manual_seed((SEED + step) as i64);
     let rows = ROWS as i64;
     let moments = [rows, 2 * sizes.latent_channels, sizes.latent_side, sizes.latent_side];
     Batch {
-        step: 0,
+        step,
         images: Tensor::randint(256, [rows, sizes.resolution, sizes.resolution, 3], (Kind::Uint8, Device::Cpu)),
         moments: Tensor::randn(moments, (Kind::Half, Device::Cpu)),
-        noise: NoiseRecipe::new(config).draw(0, &(0..ROWS), 0),
+        noise: NoiseRecipe::new(config).draw(step, &(0..ROWS), 0),
     }
 }
 
@@ -139,9 +154,66 @@ fn after_adamw(device: Device) -> Result<Tensor> {
     let mut adamw = AdamW::new(&parameters, OptimizerConfig::default());
     for update in 1..=5 {
         parameters.gradients().copy_(&normal(parameters.len()).to_device(device));
-        let divisor = Tensor::from(2.0_f32).to_device(device);
-        let skip = Tensor::from(f32::from(u8::from(update == 3))).to_device(device);
-        adamw.step(&parameters, &[1e-2, 1e-3], update, Some(&divisor), Some(&skip))?;
+        let numbers = |values: &[f32]| Tensor::from_slice(values).to_device(device);
+        let (divisor, skip) = (numbers(&[2.0]), numbers(&[f32::from(u8::from(update == 3))]));
+        let (rates, done) = (numbers(&[1e-2, 1e-3]), numbers(&[update as f32 - 1.0]));
+        adamw.step(&parameters, &rates, &done, Some(&divisor), Some(&skip))?;
     }
     Ok(parameters.values().to_device(Device::Cpu))
+}
+
+/// Steps with and without graphs, micro batches and moving average included, under deterministic algorithms.
+fn compare_graph(config: &Config, device: Device) -> Result<()> {
+    const LIMIT: f64 = 1e-4;
+    println!("seed {SEED}");
+    let mut config = Config { train: train_config(config, "tf32", ROWS / 2)?, ..config.clone() };
+    (config.train.deterministic, config.train.ema_decay, config.train.clip_norm) = (true, 0.9, 1.0);
+    set_numerics(&config.train, device)?;
+    let start = after_steps(&config, device, 0)?.0;
+    let (expected, plain) = after_steps(&config, device, GRAPH_STEPS)?;
+    config.train.cuda_graph = CudaGraph::Auto;
+    let (found, graph) = after_steps(&config, device, GRAPH_STEPS)?;
+    let difference = ((&found - &expected).norm() / (&expected - &start).norm()).double_value(&[]);
+    println!(
+        "after {GRAPH_STEPS} steps weights and averages differ by {difference:.1e} of their way (limit {LIMIT:.0e}); a step takes {:.2} ms \
+         as graphs, {:.2} ms kernel by kernel",
+        1e3 * graph,
+        1e3 * plain
+    );
+    ensure!(difference <= LIMIT, "steps as graphs are other steps");
+    Ok(())
+}
+
+/// Weights and moving average after so many steps, f64 on the CPU, and the seconds of a step in their second half.
+fn after_steps(config: &Config, device: Device, steps: u64) -> Result<(Tensor, f64)> {
+    let sizes = Sizes::of(config);
+    let mut state = TrainingState::new(LatentSlotDiffusion::new(&config.model, sizes, Initial::Seed(SEED), device), config)?;
+    let reducer = Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?;
+    let graphs = CudaGraphs::new(config.train.cuda_graph, device);
+    let mut step = StepGraph::new(StepRecipe::new(config, 1.0, device), graphs, Trial::default());
+    let _track = step.enter()?;
+    let transfer = Transfer::new(device)?;
+    let batches: Vec<Batch> = (0..steps).map(|number| batch(config, sizes, number)).collect();
+    let (mut start, mut laps) = (Instant::now(), Laps::default());
+    for batch in batches {
+        if batch.step == steps / 2 {
+            wait(device);
+            start = Instant::now();
+        }
+        let batch = transfer.bring(batch)?;
+        step.run(&mut state, &batch, Wishes::default(), &reducer, &mut laps, || ())?;
+    }
+    wait(device);
+    let seconds = start.elapsed().as_secs_f64() / (steps - steps / 2).max(1) as f64;
+    let wanted = config.train.cuda_graph == CudaGraph::Auto && steps > 0;
+    ensure!(!wanted || step.launches_graphs(), "there is no CUDA graph: standard error says why");
+    let averages = state.average.as_ref().map(|average| average.values().shallow_clone());
+    let all: Vec<Tensor> = [state.parameters.values().shallow_clone()].into_iter().chain(averages).collect();
+    Ok((Tensor::cat(&all, 0).to_device(Device::Cpu).to_kind(Kind::Double), seconds))
+}
+
+fn wait(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
 }

@@ -6,7 +6,8 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use common::config::{Config, load};
+use common::config::{Config, CudaGraph, load};
+use common::telemetry;
 use std::collections::VecDeque;
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -14,9 +15,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};
 use worker::collectives::Communicator;
-use worker::data::Batch;
+use worker::data::{Batch, Transfer};
 use worker::device::set_numerics;
 use worker::model::{Initial, LatentSlotDiffusion, Sizes};
+use worker::training::graph::{CudaGraphs, StepGraph, Trial, WARM_UP};
 use worker::training::laps::Laps;
 use worker::training::noise::NoiseRecipe;
 use worker::training::reduction::Reducer;
@@ -42,6 +44,9 @@ struct Arguments {
     /// Draw the noise of the steps before the clock starts
     #[arg(long)]
     noise_ahead: bool,
+    /// Launch the steps as CUDA graphs, as train.cuda_graph = "auto" does
+    #[arg(long)]
+    graph: bool,
     /// Change one key of the experiment
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -64,14 +69,17 @@ impl Arguments {
         // The peers keep no moving average.
         config.train.ema_decay = 0.0;
         (config.train.global_batch, config.train.micro_batch) = (self.batch, Some(self.batch));
+        config.train.cuda_graph = if self.graph { CudaGraph::Auto } else { CudaGraph::Off };
         Ok(config)
     }
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    telemetry::init(None, None)?;
     tch::set_num_threads(arguments.threads);
     let mut trainer = Trainer::new(&arguments)?;
+    let _track = trainer.step.enter()?;
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let steps = line?.trim().parse().context("each line is a number of steps")?;
@@ -85,15 +93,18 @@ struct Trainer {
     device: Device,
     rows: usize,
     noise_ahead: bool,
+    graph: bool,
     state: TrainingState,
-    recipe: StepRecipe,
+    step: StepGraph<CudaGraphs>,
     reducer: Reducer,
+    transfer: Transfer,
     noise: NoiseRecipe,
     /// u8 [B, H, W, 3], in the host's memory.
     images: Tensor,
     /// f16 [B, 2 C, h, w], in the host's memory.
     moments: Tensor,
-    step: u64,
+    /// Steps taken.
+    taken: u64,
 }
 
 impl Trainer {
@@ -106,15 +117,21 @@ impl Trainer {
             device,
             rows: arguments.batch,
             noise_ahead: arguments.noise_ahead,
-            recipe: StepRecipe::new(&config, 1.0, device),
+            graph: arguments.graph,
+            step: StepGraph::new(
+                StepRecipe::new(&config, 1.0, device),
+                CudaGraphs::new(config.train.cuda_graph, device),
+                Trial::default(),
+            ),
             reducer: Reducer::new(&state.parameters, &Communicator::alone(Arc::default()), &config.train.reduction)?,
+            transfer: Transfer::new(device)?,
             noise: NoiseRecipe::new(&config),
             images: Tensor::randint(256, [rows, sizes.resolution, sizes.resolution, 3], (Kind::Uint8, Device::Cpu)),
             moments: Tensor::randn(
                 [rows, 2 * sizes.latent_channels, sizes.latent_side, sizes.latent_side],
                 (Kind::Half, Device::Cpu),
             ),
-            step: 0,
+            taken: 0,
             state,
         })
     }
@@ -127,20 +144,22 @@ impl Trainer {
 
     /// Takes steps, and waits for the device at their end alone. Returns the seconds.
     fn steps(&mut self, steps: u64) -> Result<f64> {
-        let all = self.step..self.step + steps;
+        let all = self.taken..self.taken + steps;
         let mut ahead: VecDeque<Batch> =
             if self.noise_ahead { all.clone().map(|step| self.batch(step)).collect() } else { VecDeque::new() };
         self.wait();
         let (start, mut loss) = (Instant::now(), Tensor::from(0.0));
         for step in all {
-            let batch = ahead.pop_front().unwrap_or_else(|| self.batch(step)).to_device(self.device);
-            loss = self.recipe.run(&mut self.state, &batch, Wishes::default(), &self.reducer, &mut Laps::default(), || ())?.loss;
+            let batch = self.transfer.bring(ahead.pop_front().unwrap_or_else(|| self.batch(step)))?;
+            loss = self.step.run(&mut self.state, &batch, Wishes::default(), &self.reducer, &mut Laps::default(), || ())?.loss;
         }
         let loss = loss.double_value(&[]);
         self.wait();
         let seconds = start.elapsed().as_secs_f64();
         ensure!(loss.is_finite(), "the loss is {loss}");
-        self.step += steps;
+        self.taken += steps;
+        let late = self.graph && self.taken > 2 * WARM_UP;
+        ensure!(!late || self.step.launches_graphs(), "there is no CUDA graph: standard error says why");
         Ok(seconds)
     }
 

@@ -23,6 +23,7 @@ use worker::device;
 use worker::jobs::{
     self, BadInput, JobContext, Reporter, SaveFlag, StopFlag, failure_kind, is_out_of_memory, libtorch_cause, one_line,
 };
+use worker::training::graph::is_attempt;
 
 /// How long rank 0 may take to say where workers meet. If it fails before, the coordinator ends this process earlier.
 const MEET_WITHIN: Duration = Duration::from_secs(600);
@@ -222,6 +223,9 @@ fn report_panics(reporter: Reporter, arguments: &Arguments, config: &Config, pla
     };
     let config = config.clone();
     std::panic::set_hook(Box::new(move |panic| {
+        if is_attempt() {
+            return;
+        }
         let text = panic.to_string();
         // libtorch's want of memory ends in a panic, too; where in the program that was says nothing.
         if !is_out_of_memory(&text) {

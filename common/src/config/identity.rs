@@ -119,6 +119,7 @@ mod tests {
             "train.micro_batch=2",
             "train.reduction.bucket_mib=4",
             "train.not_finite=skip",
+            "train.cuda_graph=auto",
             "cluster.device=cpu",
             "cluster.collective=nccl",
             "evaluate.sampler=dpm-solver++",

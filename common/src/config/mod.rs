@@ -27,8 +27,8 @@ pub use model::{
     SlotInitialisation, UnetConfig,
 };
 pub use train::{
-    CheckpointConfig, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision, ReductionConfig,
-    Sampler, TrainConfig, WhenBusy, Wire,
+    CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
+    ReductionConfig, Sampler, TrainConfig, WhenBusy, Wire,
 };
 
 use serde::{Deserialize, Serialize};

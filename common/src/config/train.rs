@@ -39,6 +39,9 @@ pub struct TrainConfig {
     /// environment for it.
     #[serde(default)]
     pub deterministic: bool,
+    /// On GPUs: whether steps are launched as CUDA graphs.
+    #[serde(default)]
+    pub cuda_graph: CudaGraph,
     /// What happens when the gradients of a step are no numbers.
     #[serde(default)]
     pub not_finite: NotFinitePolicy,
@@ -68,6 +71,19 @@ pub enum Precision {
     Tf32,
     /// Products of matrices, convolutions and attention in bf16 (autocast).
     Bf16,
+}
+
+/// Whether steps are launched as CUDA graphs: all kernels of a step at once, without the host's work for each of them. It changes how
+/// fast small networks train, and no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CudaGraph {
+    /// Kernel by kernel.
+    #[default]
+    Off,
+    /// After a few steps kernel by kernel, if CUDA agrees; where it does not, one line in the log says why. On the CPU there is nothing to
+    /// capture. Takes the memory of a step's intermediate results for good.
+    Auto,
 }
 
 /// What happens when the gradients of a step are no numbers.

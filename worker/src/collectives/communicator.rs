@@ -135,6 +135,11 @@ impl Submitter {
         self.submit(Operation::Sum(tensor.shallow_clone(), wire))
     }
 
+    /// Whether it is a world of one.
+    pub fn is_alone(&self) -> bool {
+        self.requests.is_none()
+    }
+
     /// Waits until a sum is there.
     ///
     /// # Errors

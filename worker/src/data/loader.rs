@@ -50,6 +50,11 @@ impl Batch {
         Ok(Self { step: self.step, images, moments, noise: self.noise.try_map(change)? })
     }
 
+    /// All of its tensors, always in the same order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.images, &self.moments].into_iter().chain(self.noise.tensors())
+    }
+
     /// On `device`, when it is needed there at once.
     pub fn to_device(&self, device: Device) -> Self {
         self.map(|tensor| tensor.to_device(device))

@@ -7,7 +7,7 @@ use super::{BadInput, JobContext};
 use crate::collectives::Collective;
 use crate::data::{Images, to_unit_range};
 use crate::model::{Autoencoder, Initial, weights};
-use crate::training::optimizer::{AdamW, clip};
+use crate::training::optimizer::{AdamW, clip, rate_kind};
 use crate::training::parameters::{FlatParameters, Group};
 use crate::training::random::{Draws, Purpose};
 use crate::training::reduction::Reducer;
@@ -205,7 +205,9 @@ impl Training {
         loss.backward();
         self.reducer.finish()?;
         let divisor = clip(&self.parameters.gradients(), CLIP_NORM).divisor;
-        self.adamw.step(&self.parameters, &[self.learning_rate.at(step)], step + 1, divisor.as_ref(), None)?;
+        let number = |value| Tensor::full([1], value, (rate_kind(context.device), context.device));
+        let (rate, done) = (number(self.learning_rate.at(step)), number(step as f64));
+        self.adamw.step(&self.parameters, &rate, &done, divisor.as_ref(), None)?;
         Ok(passengers)
     }
 }

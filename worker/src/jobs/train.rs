@@ -6,6 +6,7 @@ use crate::data::{Slice, Supply, Transfer, open_split};
 use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
+use crate::training::graph::{CudaGraphs, StepGraph, Trial};
 use crate::training::profile::Profile;
 use crate::training::reduction::Reducer;
 use crate::training::rehearsal::Rehearsal;
@@ -51,12 +52,14 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let metrics = place.is_leader().then(open).transpose().with_context(|| format!("{}", context.run.path().display()))?;
     let rehearsal = Rehearsal::from_environment(context)?;
     let recipe = StepRecipe::new(&config, scaling_factor, context.device);
+    let trial = Trial::new(place.is_leader().then(|| context.run.sums_trial()));
+    let steps = StepGraph::new(recipe, CudaGraphs::new(config.train.cuda_graph, context.device), trial);
     let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
     let profile = Profile::new(context.profile, trace, context.device);
     let detours = restored.detours;
     let transfer = Transfer::new(context.device)?;
     let training =
-        Training { recipe, state: &mut state, reducer, supply, transfer, metrics, saver, restorer, detours, rehearsal, profile };
+        Training { steps, state: &mut state, reducer, supply, transfer, metrics, saver, restorer, detours, rehearsal, profile };
     let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,

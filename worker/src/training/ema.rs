@@ -20,13 +20,19 @@ impl MovingAverage {
         &self.values
     }
 
-    /// Follows the parameters after update number `update` (from 1). Early on the decay is smaller, `(1 + update) / (10 + update)`, so
-    /// that the random start is soon forgotten. `skip`, a tensor of one element, is 1 if there was no update.
-    pub fn follow(&mut self, parameters: &FlatParameters, update: u64, skip: Option<&Tensor>) {
-        let weight = 1.0 - self.decay.min((1.0 + update as f64) / (10.0 + update as f64));
-        let _ = no_grad(|| match skip {
-            None => self.values.lerp_(parameters.values(), weight),
-            Some(skip) => self.values.lerp_tensor_(parameters.values(), &((1.0 - skip) * weight)),
+    /// The weight of the parameters after update number `update` (from 1). Early on the decay is smaller, `(1 + update) / (10 + update)`,
+    /// so that the random start is soon forgotten.
+    pub fn weight(&self, update: u64) -> f64 {
+        1.0 - self.decay.min((1.0 + update as f64) / (10.0 + update as f64))
+    }
+
+    /// Follows the parameters, which get `weight`. `skip` is 1 if there was no update. Both are tensors of one element, which the host does
+    /// not read.
+    pub fn follow(&mut self, parameters: &FlatParameters, weight: &Tensor, skip: Option<&Tensor>) {
+        let _ = no_grad(|| {
+            let weight = weight.to_kind(self.values.kind());
+            self.values
+                .lerp_tensor_(parameters.values(), &skip.map_or_else(|| weight.shallow_clone(), |skip| (1.0 - skip) * &weight))
         });
     }
 }
@@ -46,12 +52,14 @@ mod tests {
         assert!(MovingAverage::new(&flat, 0.0).is_none());
         let mut average = MovingAverage::new(&flat, 0.5).unwrap();
         let _ = no_grad(|| flat.values().shallow_clone().g_add_scalar_(1.0));
-        average.follow(&flat, 1, None);
+        let weight = |average: &MovingAverage, update| Tensor::from_slice(&[average.weight(update)]);
+        average.follow(&flat, &weight(&average, 1), None);
         let early = 2.0 / 11.0;
         assert!((average.values().double_value(&[0]) - (early + 2.0 * (1.0 - early))).abs() < 1e-12);
         let before = average.values().double_value(&[0]);
-        average.follow(&flat, 1000, Some(&Tensor::from(1.0)));
-        average.follow(&flat, 1000, Some(&Tensor::from(0.0)));
+        let late = weight(&average, 1000);
+        average.follow(&flat, &late, Some(&Tensor::from(1.0)));
+        average.follow(&flat, &late, Some(&Tensor::from(0.0)));
         assert!((average.values().double_value(&[0]) - (0.5 * before + 1.0)).abs() < 1e-12);
         assert_eq!(average.values().kind(), Kind::Double);
     }

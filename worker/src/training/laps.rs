@@ -66,6 +66,11 @@ impl Laps {
         self.running = Some(Running { device, lap, since: Instant::now(), _range: record_function(lap.name()) });
     }
 
+    /// Whether it is switched on.
+    pub fn are_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Goes on with `lap`.
     pub fn enter(&mut self, lap: Lap) {
         let Some(device) = self.stop() else { return };

@@ -1,8 +1,10 @@
 //! One optimizer step and what it rests on: the objective, flat parameters, the sum over the workers, AdamW, moving average, learning
-//! rates, noise; and the loop.
+//! rates, noise; its capture in CUDA graphs; and the loop.
 
 pub mod detours;
+pub mod dials;
 pub mod ema;
+pub mod graph;
 pub mod laps;
 pub mod noise;
 pub mod objective;

@@ -35,6 +35,11 @@ impl StepNoise {
 }
 
 impl StepNoise {
+    /// All of its tensors, always in the same order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.timesteps, &self.posterior, &self.diffusion, &self.slots].into_iter().chain(&self.dropped)
+    }
+
     /// The same, where a change may fail.
     ///
     /// # Errors

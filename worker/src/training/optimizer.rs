@@ -2,7 +2,7 @@
 
 use super::parameters::FlatParameters;
 use common::config::OptimizerConfig;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 use torch_shim::optimizer::{AdamWTensors, LossScaling};
 use torch_shim::{LearningRate, ShimError, fused_adamw};
 
@@ -32,26 +32,26 @@ impl AdamW {
         &self.exp_avg_sq
     }
 
-    /// The update number `update` (from 1) with one learning rate per group. The gradients are divided by `divisor`, and nothing happens
-    /// where `skip` is 1: tensors of one element, which the host does not read.
+    /// An update with one learning rate per group, `[groups]`, after `done` others, `[1]`. The gradients are divided by `divisor`, and
+    /// nothing happens where `skip` is 1: tensors of one element. The host reads none of them. Learning rates are of [`rate_kind`].
     ///
     /// # Errors
     /// libtorch refuses the tensors.
     pub fn step(
         &mut self,
         parameters: &FlatParameters,
-        learning_rates: &[f64],
-        update: u64,
+        learning_rates: &Tensor,
+        done: &Tensor,
         divisor: Option<&Tensor>,
         skip: Option<&Tensor>,
     ) -> Result<(), ShimError> {
         let OptimizerConfig { beta1, beta2, epsilon, weight_decay } = self.config;
         let adamw = torch_shim::AdamW { beta1, beta2, weight_decay, epsilon };
         let gradients = parameters.gradients();
-        for ((_, range), &learning_rate) in parameters.groups().iter().zip(learning_rates) {
+        for (group, (_, range)) in parameters.groups().iter().enumerate() {
             let part = |flat: &Tensor| [flat.narrow(0, range.start, range.end - range.start)];
             // The checkpoint's step is the only counter there is: what a skipped update does not count is set right here.
-            let _ = no_grad(|| self.updates.fill_(update as f64 - 1.0));
+            no_grad(|| self.updates.copy_(done));
             let tensors = AdamWTensors {
                 parameters: &part(parameters.values()),
                 gradients: &part(&gradients),
@@ -60,10 +60,17 @@ impl AdamW {
                 steps: &[self.updates.shallow_clone()],
             };
             let scaling = LossScaling { grad_scale: divisor, found_inf: skip };
-            fused_adamw(tensors, LearningRate::Value(learning_rate), adamw, scaling)?;
+            let learning_rate = learning_rates.narrow(0, group as i64, 1);
+            fused_adamw(tensors, LearningRate::Tensor(&learning_rate), adamw, scaling)?;
         }
         Ok(())
     }
+}
+
+/// The kind in which an update on `device` reads its learning rates: f64, as the host has them, but on a GPU f32, the only one that the
+/// kernel there knows.
+pub fn rate_kind(device: Device) -> Kind {
+    if device.is_cuda() { Kind::Float } else { Kind::Double }
 }
 
 /// What clipping by the global norm found.
@@ -89,11 +96,14 @@ pub fn clip(gradients: &Tensor, largest: f64) -> Clipped {
 mod tests {
     use super::*;
     use crate::training::parameters::Group;
-    use tch::Device;
     use tch::nn::{self, OptimizerConfig as _};
 
     /// More than one thread's share, and no multiple of any vector's length.
     const LENGTH: i64 = (1 << 17) + 77;
+
+    fn numbers(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values)
+    }
 
     /// Two groups of variables with the given gradient functions, as flat parameters and as a variable store for the reference.
     fn twins(sizes: &[i64]) -> (Vec<Tensor>, FlatParameters, nn::VarStore, Vec<Tensor>) {
@@ -123,7 +133,7 @@ mod tests {
         for update in 1..=5 {
             flat.zero_gradients();
             loss(&mine).backward();
-            adamw.step(&flat, &[1e-2, 1e-2], update, None, None).unwrap();
+            adamw.step(&flat, &numbers(&[1e-2, 1e-2]), &numbers(&[f64::from(update - 1)]), None, None).unwrap();
             reference.zero_grad();
             loss(&theirs).backward();
             reference.step();
@@ -141,7 +151,7 @@ mod tests {
         let (mine, flat, _store, theirs) = twins(&[20, 20]);
         let config = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
         mine.iter().map(|variable| variable.square().sum(Kind::Float)).sum::<Tensor>().backward();
-        AdamW::new(&flat, config).step(&flat, &[1e-3, 0.0], 1, None, None).unwrap();
+        AdamW::new(&flat, config).step(&flat, &numbers(&[1e-3, 0.0]), &numbers(&[0.0]), None, None).unwrap();
         // The first update of Adam is the learning rate times the sign of the gradient.
         let moved = (&mine[0] - &theirs[0]).abs();
         assert!((moved.max().double_value(&[]) - 1e-3).abs() < 1e-5 && (moved.min().double_value(&[]) - 1e-3).abs() < 1e-5);
@@ -164,7 +174,8 @@ mod tests {
         let mut adamw = AdamW::new(&flat, OptimizerConfig::default());
         let mut update = |skip: f32, gradient: f64| {
             let _ = flat.gradients().fill_(gradient);
-            adamw.step(&flat, &[1e-2], 1, Some(&Tensor::from(2.0_f32)), Some(&Tensor::from(skip))).unwrap();
+            let (rates, done) = (numbers(&[1e-2]), numbers(&[0.0]));
+            adamw.step(&flat, &rates, &done, Some(&Tensor::from(2.0_f32)), Some(&Tensor::from(skip))).unwrap();
             (mine[0].copy(), adamw.exp_avg().copy(), adamw.exp_avg_sq().copy())
         };
         let before = update(0.0, 1.0);

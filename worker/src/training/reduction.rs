@@ -8,7 +8,7 @@ use crate::collectives::{CollectiveError, Communicator, Submitter, Ticket};
 use common::config::{ReductionConfig, Wire};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 use torch_shim::{Hook, ShimError, post_accumulate_grad_hook};
 
@@ -146,8 +146,45 @@ impl Reducer {
         if !unused.is_empty() {
             return Err(ReductionError::Unused { unused, of: seen.len() });
         }
-        tickets.into_iter().try_for_each(|ticket| self.shared.submitter.wait(ticket))?;
-        Ok(())
+        let mut tickets = tickets.into_iter();
+        let result = tickets.by_ref().try_for_each(|ticket| self.shared.submitter.wait(ticket));
+        // For `abandon`.
+        self.shared.pass().tickets = tickets.collect();
+        Ok(result?)
+    }
+
+    /// Forgets a pass that has failed before or in [`finish`](Self::finish), once the communication thread has nothing to do with it any
+    /// more.
+    pub fn abandon(&self) {
+        let tickets = std::mem::take(&mut *self.shared.pass()).tickets;
+        // The failure is known already.
+        tickets.into_iter().for_each(|ticket| drop(self.shared.submitter.wait(ticket)));
+    }
+
+    /// The sums of all buckets, after backward passes of which none was announced by [`arm`](Self::arm).
+    ///
+    /// # Errors
+    /// A failure of the collective.
+    pub fn sum(&self) -> Result<(), ReductionError> {
+        let shared = &self.shared;
+        let tickets: Vec<Ticket> = shared.gradients().iter().map(|bucket| shared.submitter.sum(bucket, shared.wire)).collect();
+        Ok(tickets.into_iter().try_for_each(|ticket| shared.submitter.wait(ticket))?)
+    }
+
+    /// Whether there is nobody to sum with.
+    pub fn is_alone(&self) -> bool {
+        self.shared.submitter.is_alone()
+    }
+
+    /// Whether all workers say `yes`. All have to ask at the same step, and wait for the answer.
+    ///
+    /// # Errors
+    /// A failure of the collective.
+    pub fn all_say(&self, yes: bool) -> Result<bool, ReductionError> {
+        let device = self.shared.gradients().first().map_or(Device::Cpu, Tensor::device);
+        let against = Tensor::full([1], f64::from(u8::from(!yes)), (Kind::Float, device));
+        self.shared.submitter.wait(self.shared.submitter.sum(&against, Wire::Fp32))?;
+        Ok(against.double_value(&[0]) == 0.0)
     }
 }
 
@@ -159,11 +196,16 @@ impl Shared {
             return;
         }
         pass.missing[self.bucket_of[variable]] -= 1;
-        let gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        let gradients = self.gradients();
         while pass.missing.get(pass.tickets.len()) == Some(&0) {
             let ticket = self.submitter.sum(&gradients[pass.tickets.len()], self.wire);
             pass.tickets.push(ticket);
         }
+    }
+
+    /// The buckets of the flat gradients, in their order.
+    fn gradients(&self) -> MutexGuard<'_, Vec<Tensor>> {
+        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pass(&self) -> MutexGuard<'_, Pass> {
@@ -175,9 +217,9 @@ impl Shared {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::collectives::InProcess;
     use crate::training::parameters::Group;
     use proptest::prelude::*;
-    use tch::{Device, Kind};
 
     proptest! {
         #[test]
@@ -213,5 +255,27 @@ mod tests {
         used.sum(Kind::Float).backward();
         let text = reducer.finish().unwrap_err().to_string();
         assert!(text.starts_with("1 of 2 parameters had no part in the loss, as unet.idle"), "{text}");
+    }
+
+    #[test]
+    fn workers_agree_and_sums_that_nobody_waits_for_are_done_before_others() {
+        std::thread::scope(|scope| {
+            for (rank, end) in InProcess::world(2).into_iter().enumerate() {
+                scope.spawn(move || {
+                    let parameter = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+                    let variables = vec![("weight".to_owned(), parameter.shallow_clone())];
+                    let parameters = FlatParameters::new(vec![Group { name: "unet".into(), variables }]).unwrap();
+                    let communicator = Communicator::start(move || Ok(Box::new(end)), Device::Cpu, Arc::default()).unwrap();
+                    let reducer = Reducer::new(&parameters, &communicator, &ReductionConfig::default()).unwrap();
+                    reducer.arm();
+                    parameter.sum(Kind::Float).backward();
+                    reducer.abandon();
+                    assert_eq!(parameter.grad().double_value(&[0]), 2.0, "the sum over both");
+                    assert_eq!([true, rank == 0].map(|yes| reducer.all_say(yes).unwrap()), [true, false]);
+                    reducer.sum().unwrap();
+                    assert_eq!(parameter.grad().double_value(&[0]), 4.0);
+                });
+            }
+        });
     }
 }

@@ -1,13 +1,14 @@
 //! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
 
 use super::detours::Detours;
+use super::graph::{CudaGraphs, StepGraph};
 use super::laps::{Lap, Laps};
 use super::pictures::segmentation;
 use super::profile::Profile;
 use super::readback::Readback;
 use super::reduction::Reducer;
 use super::rehearsal::Rehearsal;
-use super::step::{StepOutcome, StepRecipe, TrainingState, Wishes};
+use super::step::{StepOutcome, TrainingState, Wishes};
 use super::window::{Closed, Figures, NotFinite, Window};
 use crate::checkpointing::{Restorer, Saver};
 use crate::collectives::Collective;
@@ -35,8 +36,8 @@ pub struct Ended {
 
 /// A training run from where it was restored to its end.
 pub struct Training<'a> {
-    /// The recipe of every step.
-    pub recipe: StepRecipe,
+    /// Takes the steps.
+    pub steps: StepGraph<CudaGraphs>,
     /// What the steps change.
     pub state: &'a mut TrainingState,
     /// Sums the gradients over the workers.
@@ -104,6 +105,7 @@ impl Training<'_> {
             wished: Wished::default(),
             config,
         };
+        let _track = self.steps.enter()?;
         let mut loader = self.supply.from(first, &self.detours)?;
         let mut wish = Readback::new(context.device);
         loop {
@@ -158,12 +160,12 @@ impl Training<'_> {
             self.saver.before_update();
             reporter.enter(before);
         };
-        let outcome = self.recipe.run(self.state, &batch, wishes, &self.reducer, &mut course.laps, hold)?;
+        let outcome = self.steps.run(self.state, &batch, wishes, &self.reducer, &mut course.laps, hold)?;
         course.laps.enter(Lap::Other);
         let StepOutcome { loss, grad_norm, wishes, attention } = outcome;
         let step = batch.step + 1;
         course.ended.step = step;
-        if let Some([stop, save, busy]) = wish.exchange(wishes).as_deref() {
+        if let Some([stop, save, busy]) = wish.exchange(&wishes)?.as_deref() {
             course.ended.stopped = *stop > 0.0 && step < course.config.train.steps;
             course.wished = Wished { save: *save > 0.0, busy: *busy > 0.0 };
         }
@@ -271,7 +273,7 @@ impl Training<'_> {
             ("skipped_steps", skipped as f64),
             ("seconds", seconds),
         ];
-        let rates = self.recipe.learning_rates(step - 1);
+        let rates = self.steps.recipe().learning_rates(step - 1);
         let [backbone, slot_attention, unet] = rates;
         let rates =
             [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];

@@ -1,5 +1,6 @@
 //! One optimizer step of Latent Slot Diffusion: a batch in, changed weights out.
 
+use super::dials::{Dials, Settings};
 use super::ema::MovingAverage;
 use super::laps::{Lap, Laps};
 use super::objective::Objective;
@@ -58,7 +59,24 @@ pub enum StepError {
     Reduction(#[from] ReductionError),
     /// libtorch refused the update.
     #[error("the optimizer failed: {0}")]
-    Optimizer(#[from] ShimError),
+    Optimizer(ShimError),
+    /// CUDA does not take what a step needs, a batch, settings or a graph.
+    #[error("CUDA refuses: {0}")]
+    Device(ShimError),
+    /// An operation of libtorch failed while it was tried out.
+    #[error("libtorch refuses: {0}")]
+    Libtorch(String),
+    /// A captured step cannot be taken, and the other workers take it.
+    #[error(
+        "step {step}: this worker's CUDA graph cannot be launched: {cause}; the sums over the workers are part of it, so the others cannot \
+         do without (train.cuda_graph = \"off\" trains without graphs)"
+    )]
+    Graph {
+        /// The step, counted from 1.
+        step: u64,
+        /// Why.
+        cause: String,
+    },
 }
 
 /// What a step leaves to look at: tensors of one element that are not read until somebody asks, so that nothing waits for the device.
@@ -71,6 +89,14 @@ pub struct StepOutcome {
     pub wishes: Tensor,
     /// Attention of the slots on this worker's images [B, K, h, w], without graph.
     pub attention: Tensor,
+}
+
+impl StepOutcome {
+    /// After an update: the sums that have travelled with the gradients, beside the two that have not.
+    pub(super) fn new(state: &TrainingState, grad_norm: Tensor, attention: Tensor) -> Self {
+        let passengers = state.parameters.passengers();
+        Self { loss: passengers.get(0).copy(), grad_norm, wishes: passengers.narrow(0, 1, 3).copy(), attention }
+    }
 }
 
 /// What a worker wants all to know after a step.
@@ -88,6 +114,7 @@ pub struct Wishes {
 pub struct StepRecipe {
     objective: Objective,
     learning_rates: [LearningRate; 3],
+    dials: Dials,
     clip_norm: f64,
     not_finite: NotFinitePolicy,
     global_batch: usize,
@@ -108,6 +135,7 @@ impl StepRecipe {
         Self {
             objective: Objective::new(config, scaling_factor, device),
             learning_rates: LearningRate::of_groups(&config.train),
+            dials: Dials::new(device),
             clip_norm: config.train.clip_norm,
             not_finite: config.train.not_finite,
             global_batch: config.train.global_batch,
@@ -134,40 +162,34 @@ impl StepRecipe {
         laps: &mut Laps,
         before_update: impl FnOnce(),
     ) -> Result<StepOutcome, StepError> {
-        let attention = self.gradients(state, batch, wishes, reducer, laps)?;
+        self.announce(state, batch.step, wishes)?;
+        let attention = self.gradients(state, batch, Some(reducer), laps)?;
         laps.enter(Lap::Checkpoint);
         before_update();
         laps.enter(Lap::Optimizer);
-        let passengers = state.parameters.passengers();
-        let (loss, wishes) = (passengers.get(0).copy(), passengers.narrow(0, 1, 3).copy());
-        let Clipped { norm, divisor } = clip(&state.parameters.gradients(), self.clip_norm);
-        // Not read by the host: the update itself looks whether it shall happen.
-        let skip = (self.not_finite == NotFinitePolicy::Skip)
-            .then(|| no_grad(|| (&norm + &loss).isfinite().logical_not().to_kind(Kind::Float)));
-        let (rates, update) = (self.learning_rates(batch.step), batch.step + 1);
-        state.adamw.step(&state.parameters, &rates, update, divisor.as_ref(), skip.as_ref())?;
-        if let Some(average) = &mut state.average {
-            average.follow(&state.parameters, update, skip.as_ref());
-        }
-        Ok(StepOutcome { loss, grad_norm: norm, wishes, attention })
+        let grad_norm = self.update(state)?;
+        Ok(StepOutcome::new(state, grad_norm, attention))
     }
 
-    /// Fills the gradients with those of the global batch's mean loss, and the passengers with that loss and the wish to stop.
-    /// Returns the attention.
-    fn gradients(
+    /// Sets the dials for step `step` (from 0): from here on the device knows all of a step but its batch.
+    pub(super) fn announce(&self, state: &TrainingState, step: u64, wishes: Wishes) -> Result<(), StepError> {
+        let average_weight = state.average.as_ref().map_or(0.0, |average| average.weight(step + 1));
+        let settings = Settings { learning_rates: self.learning_rates(step), updates: step, average_weight, wishes };
+        self.dials.set(&settings).map_err(StepError::Device)
+    }
+
+    /// Fills the gradients with those of the global batch's mean loss, and the passengers with that loss and the wishes; without a
+    /// `reducer` with this worker's share of them. Returns the attention.
+    pub(super) fn gradients(
         &self,
         state: &TrainingState,
         batch: &Batch,
-        wishes: Wishes,
-        reducer: &Reducer,
+        reducer: Option<&Reducer>,
         laps: &mut Laps,
-    ) -> Result<Tensor, ReductionError> {
+    ) -> Result<Tensor, StepError> {
         state.parameters.zero_gradients();
         let passengers = state.parameters.passengers();
-        let Wishes { stop, save, busy } = wishes;
-        for (place, wish) in [stop, save, busy].into_iter().enumerate().filter(|(_, wish)| *wish) {
-            let _ = no_grad(|| passengers.get(1 + place as i64).fill_(f64::from(u8::from(wish))));
-        }
+        no_grad(|| passengers.narrow(0, 1, 3).copy_(&self.dials.wishes()));
         let count = batch.rows();
         let mut attention = Vec::new();
         for start in (0..count).step_by(self.micro_batch) {
@@ -181,13 +203,30 @@ impl StepRecipe {
             // Before the backward pass: the passengers travel in its first bucket.
             let _ = no_grad(|| passengers.get(0).g_add_(&share));
             laps.enter(Lap::Backward);
-            if part.end == count {
+            if part.end == count
+                && let Some(reducer) = reducer
+            {
                 reducer.arm();
             }
             self.objective.backward(&state.model, &share);
         }
         laps.enter(Lap::Communication);
-        reducer.finish()?;
+        reducer.map_or(Ok(()), Reducer::finish)?;
         Ok(Tensor::cat(&attention, 0))
+    }
+
+    /// Changes the weights by the gradients that are there. Returns the gradients' norm. Reads nothing on the host.
+    pub(super) fn update(&self, state: &mut TrainingState) -> Result<Tensor, StepError> {
+        let Clipped { norm, divisor } = clip(&state.parameters.gradients(), self.clip_norm);
+        let loss = state.parameters.passengers().get(0);
+        // The update itself looks whether it shall happen.
+        let skip = (self.not_finite == NotFinitePolicy::Skip)
+            .then(|| no_grad(|| (&norm + &loss).isfinite().logical_not().to_kind(Kind::Float)));
+        let (rates, done) = (self.dials.learning_rates(), self.dials.updates());
+        state.adamw.step(&state.parameters, &rates, &done, divisor.as_ref(), skip.as_ref()).map_err(StepError::Optimizer)?;
+        if let Some(average) = &mut state.average {
+            average.follow(&state.parameters, &self.dials.average_weight(), skip.as_ref());
+        }
+        Ok(norm)
     }
 }

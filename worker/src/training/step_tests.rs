@@ -24,7 +24,7 @@ fn third_batch(lab: &Lab, config: &Config, slice: Slice) -> Batch {
     batch
 }
 
-fn fresh_state(config: &Config, kind: Kind) -> TrainingState {
+pub(super) fn fresh_state(config: &Config, kind: Kind) -> TrainingState {
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(1), Device::Cpu);
     for variable in model.modules.iter().flat_map(|module| &module.variables) {
         tch::no_grad(|| variable.tensor.shallow_clone().set_data(&variable.tensor.to_kind(kind)));

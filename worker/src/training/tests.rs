@@ -165,7 +165,7 @@ pub(super) fn message(result: anyhow::Result<Value>) -> String {
 #[test]
 fn the_loss_goes_down_and_everything_is_written_down() {
     let lab = Lab::new();
-    let config = lab.config(&["train.steps=80", "train.picture_every=40"]);
+    let config = lab.config(&["train.steps=80", "train.picture_every=40", "train.cuda_graph=auto"]);
     let summary = lab.train(&config, 1).unwrap();
     assert_eq!((&summary["steps"], &summary["stopped"]), (&json!(80), &json!(false)));
     let losses: Vec<f64> = lab.records(&config).iter().map(|record| record.figures["loss"]).collect();

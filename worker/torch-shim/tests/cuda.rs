@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -127,6 +128,65 @@ fn a_graph_replays_on_new_inputs_while_other_threads_work() {
     assert!(broken.end().is_err());
     // Streams, allocators and generators are as before.
     assert!(work(&input.rand_like()).double_value(&[0]) > 0.0);
+}
+
+/// As a training step is captured: the gradients with a sum that another thread queues on a stream of its own while backward runs, then the
+/// update, which reads its rate on the device.
+#[test]
+fn a_backward_pass_and_an_update_are_two_graphs_of_one_pool() {
+    let Some(_alone) = gpu("a_backward_pass_and_an_update_are_two_graphs_of_one_pool") else { return };
+    let _guard = Stream::from_pool(0, Priority::Normal).unwrap().make_current().unwrap();
+    let (parameter, bucket) = (Tensor::zeros([1024], FLOAT).set_requires_grad(true), Tensor::zeros([1024], FLOAT));
+    let (mut input, mut rate) = (Tensor::ones([1024], FLOAT), Tensor::ones([1], FLOAT));
+    torch_shim::set_grad(&parameter, &bucket).unwrap();
+    let (ready, asked) = channel::<Event>();
+    let (done, answers) = channel::<Event>();
+    let addend = bucket.shallow_clone();
+    let other = thread::spawn(move || {
+        let lane = Stream::from_pool(0, Priority::High).unwrap();
+        let _guard = lane.make_current().unwrap();
+        for event in asked {
+            lane.wait(&event).unwrap();
+            let _ = tch::no_grad(|| addend.shallow_clone().g_mul_scalar_(0.5));
+            done.send(recorded(lane)).unwrap();
+        }
+    });
+    let ready = Mutex::new(ready);
+    let ask = move || ready.lock().unwrap().send(recorded(Stream::current(0).unwrap())).unwrap();
+    let hook = torch_shim::post_accumulate_grad_hook(&parameter, ask).unwrap();
+    let gradients = || {
+        let _ = bucket.shallow_clone().zero_();
+        let loss = (&parameter * &input).sum(Kind::Float);
+        loss.backward();
+        Stream::current(0).unwrap().wait(&answers.recv().unwrap()).unwrap();
+        loss.detach()
+    };
+    let update = || drop(tch::no_grad(|| parameter.shallow_clone().g_sub_(&(&rate * &bucket))));
+    let pool = Pool::new().unwrap();
+    let _warm = gradients();
+    let capture = Capture::begin(pool).unwrap();
+    let loss = gradients();
+    let mut first = capture.end().unwrap();
+    let capture = Capture::begin(pool).unwrap();
+    update();
+    let mut second = capture.end().unwrap();
+    assert_eq!(parameter.double_value(&[7]), 0.0, "a capture does nothing");
+    for (fresh, step, expected) in [(2.0, 1.0, [0.0, -1.0]), (4.0, 0.5, [-4096.0, -2.0])] {
+        let _ = (input.fill_(fresh), rate.fill_(step));
+        first.replay().unwrap();
+        assert_eq!(bucket.double_value(&[7]), fresh / 2.0);
+        second.replay().unwrap();
+        assert_eq!([loss.double_value(&[]), parameter.double_value(&[7])], expected);
+    }
+    drop(hook);
+    other.join().unwrap();
+}
+
+/// A mark behind what `stream` has queued.
+fn recorded(stream: Stream) -> Event {
+    let mut event = Event::new().unwrap();
+    event.record(stream).unwrap();
+    event
 }
 
 #[test]
