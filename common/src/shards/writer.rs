@@ -157,6 +157,10 @@ impl ShardWriter {
                 self.store.delete(&file.name).await?;
             }
         }
+        if let Some(folder) = self.store.local_path() {
+            // Only if nothing else is in it.
+            let _ = std::fs::remove_dir(folder);
+        }
         Ok(())
     }
 
