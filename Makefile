@@ -11,7 +11,7 @@ DEMO := configs/quickstart.toml
 RUN := runs/quickstart
 DATA := data/quickstart
 
-.PHONY: help packages test-packages setup servers peers build demo demo-clean test
+.PHONY: help packages test-packages setup servers peers peers-loading build demo demo-clean test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,14 @@ setup: packages .venv/installed ## System packages and .venv with libtorch, wher
 servers: setup .venv/azurite
 
 peers: setup .venv/peers ## The Python packages that tests and benchmarks compare with
+
+.venv-loading/installed: requirements-loading.txt .venv/peers
+	python3 -m venv .venv-loading
+	realpath .venv/lib/python3*/site-packages > $$(echo .venv-loading/lib/python3*/site-packages)/torch.pth
+	.venv-loading/bin/pip install --disable-pip-version-check --progress-bar off --requirement requirements-loading.txt
+	touch $@
+
+peers-loading: .venv-loading/installed ## The Python packages that loading is compared with
 
 build: setup ## Both binaries, in target/release
 	cargo build --release --locked

@@ -46,7 +46,7 @@ enum Command {
         /// Rows per batch
         #[arg(long, default_value_t = 32)]
         batch: u64,
-        /// Epochs; the figure is that of the last
+        /// Epochs; the figure is that of all but the first
         #[arg(long, default_value_t = 2)]
         epochs: u64,
         /// Leave the images out
@@ -134,8 +134,11 @@ fn read(config: &Config, batch: u64, epochs: u64, moments_only: bool, runtime: &
     ensure!(steps > 0, "fewer rows than one batch");
     let rows = |step: u64| order.samples(step * batch..(step + 1) * batch);
     let (mut pending, mut next, mut looked, mut first) = (VecDeque::new(), 0, 0, None);
+    let mut start = (Instant::now(), cpu_seconds()?, 0);
     for epoch in 0..epochs {
-        let (since, cpu) = (Instant::now(), cpu_seconds()?);
+        if epoch == 1 {
+            start = (Instant::now(), cpu_seconds()?, 1);
+        }
         for step in epoch * steps..(epoch + 1) * steps {
             while looked < epochs * steps && ahead.has_room() && mib > 0 {
                 let needs: Vec<_> = columns.iter().map(|column| (*column, rows(looked))).collect();
@@ -152,22 +155,25 @@ fn read(config: &Config, batch: u64, epochs: u64, moments_only: bool, runtime: &
             first.get_or_insert_with(|| begun.elapsed().as_secs_f64());
             ahead.done(step);
         }
-        let seconds = since.elapsed().as_secs_f64();
-        let rate = (steps * batch) as f64 / seconds;
+        let (since, cpu, first_epoch) = start;
+        let rows = ((epoch + 1 - first_epoch) * steps * batch) as f64;
+        let rate = rows / since.elapsed().as_secs_f64();
         let mib = dataset.traffic().fetched_bytes as f64 / f64::from(1 << 20);
-        let per_core = (steps * batch) as f64 / (cpu_seconds()? - cpu).max(1e-3);
+        let per_core = rows / (cpu_seconds()? - cpu);
         let figures = json!({"epoch": epoch, "per_second": rate, "per_core": per_core, "first_batch": first, "fetched_mib": mib});
         println!("{figures}");
     }
     Ok(())
 }
 
-/// Seconds of computation of all threads of this process.
+/// Seconds of computation of all threads of this process; none of them has ended.
 fn cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields = stat.rsplit_once(')').context("no name")?.1.split_whitespace().skip(11).take(2);
-    // In ticks, of which Linux shows 100 a second.
-    Ok(fields.map(str::parse::<f64>).sum::<Result<f64, _>>()? / 100.0)
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        nanoseconds += text.split(' ').next().context("empty")?.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
 }
 
 async fn batch_of(dataset: Arc<Dataset>, columns: &[&str], rows: Vec<u64>) -> Result<Vec<Tensor>> {

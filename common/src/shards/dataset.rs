@@ -73,14 +73,16 @@ impl Dataset {
     /// checked here; digests are checked as blocks are read. Random order over a window of shards fetches every block once only if
     /// the window's blocks fit into the cache.
     pub async fn open(store: Store, cache_bytes: usize) -> Result<Self, ShardError> {
-        let Some(manifest) = existing(&store).await? else {
+        // Side by side: with many shards, either takes a while.
+        let (manifest, sizes) = tokio::join!(existing(&store), sizes(&store));
+        let Some(manifest) = manifest? else {
             let url = store.url().to_owned();
             return Err(match finished_indices(&store.list("").await?).len() {
                 0 => ShardError::Missing { url },
                 finished => ShardError::HalfWritten { url, finished },
             });
         };
-        check_files(&store, &manifest).await?;
+        check_files(&store, &manifest, &sizes?)?;
         let starts = manifest.shards.iter().scan(0, |next, shard| Some(std::mem::replace(next, *next + shard.rows))).collect();
         Ok(Self { store, manifest, starts, cache: BlockCache::new(cache_bytes as u64), meter: Meter::default(), node: None })
     }
@@ -291,8 +293,7 @@ fn offsets_of(key: BlockKey, offsets: &Place<'_>) -> BlockKey {
 }
 
 /// All files of the data set are there and have their sizes.
-async fn check_files(store: &Store, manifest: &Manifest) -> Result<(), ShardError> {
-    let found = sizes(store).await?;
+fn check_files(store: &Store, manifest: &Manifest, found: &HashMap<String, u64>) -> Result<(), ShardError> {
     for file in manifest.shards.iter().flat_map(|shard| &shard.files) {
         let object = || store.name_url(&file.name);
         match found.get(&file.name) {

@@ -129,7 +129,7 @@ fn run(
 ) -> Left {
     let communicator = Communicator::start(move || Ok(Box::new(backend)), Device::Cpu, Arc::default()).unwrap();
     let slice = Slice { global_batch: config.train.global_batch, rank: communicator.rank(), world: communicator.world() };
-    let dataset = open_split(lab.runtime.handle(), &config.data.latents, "train", 16).unwrap();
+    let dataset = open_split(lab.runtime.handle(), &config.data, &config.data.latents, "train").unwrap();
     let mut loader = Loader::start(config, "", dataset, slice, 0..STEPS, &Detours::default(), lab.runtime.handle()).unwrap();
     let mut state = fresh_state(config, Kind::Float);
     let reducer = Reducer::new(&state.parameters, &communicator, &config.train.reduction).unwrap();
