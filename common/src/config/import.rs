@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct ImportConfig {
     /// How the data set is laid out.
     pub layout: ImportLayout,
-    /// Where it lies: a folder, an archive (`.zip`, `.tar`, `.tar.gz`), a folder of archives, or a TFRecord file; a local path, `file://`
-    /// or `s3://`.
+    /// Where it lies: a folder, an archive (`.zip`, `.tar`, `.tar.gz`), a folder of archives, or a TFRecord file; a local path, `file://`,
+    /// `s3://`, `gs://` or `az://`.
     pub source: String,
     /// Side of the centred square that is kept, as a share of the shorter side of the image. It is scaled to `data.resolution`.
     #[serde(default = "defaults::crop")]
