@@ -10,10 +10,12 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
-use crate::lab::{Ended, PATIENCE, binary};
-use crate::object_server::ObjectServer;
+use crate::lab::{Ended, Lab, PATIENCE, binary};
+use crate::object_server::{ANY, ObjectServer, READING};
 use crate::processes::Running;
-use crate::torture::{Savers, memory_folder};
+use crate::records::final_weights;
+use crate::survival::{STEPS, undisturbed};
+use crate::torture::{Savers, memory_folder, seed};
 
 /// A server with one empty bucket called `box`; gone when dropped.
 struct Cloud {
@@ -76,7 +78,7 @@ impl Cloud {
 
     /// Google's protocol.
     fn google() -> Self {
-        let server = ObjectServer::start(u32::MAX, 0);
+        let server = ObjectServer::start(ANY, u32::MAX, 0);
         server.behave();
         let settings =
             vec![("GOOGLE_BASE_URL", server.url()), ("GOOGLE_BEARER_TOKEN", "test".into()), ("GOOGLE_ALLOW_HTTP", "true".into())];
@@ -175,4 +177,33 @@ fn google_holds_checkpoints_and_data() {
     let cloud = Cloud::google();
     probe(&cloud, true);
     survive(&cloud);
+}
+
+/// Data from a bucket that refuses, hangs up, keeps silent, cuts answers short and flips bits: the same training, bit by bit. And one that
+/// is really damaged ends it in a line.
+#[test]
+fn data_from_a_bucket_that_misbehaves_train_the_same_weights() {
+    let lab = Lab::prepared();
+    let server = ObjectServer::start(READING, 4, seed());
+    server.fill("latents", &lab.path().join("data/latents"));
+    let launch = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(binary("orchestrator"));
+        command.args(["launch", "--config", "tiny.toml", "--set", "data.latents=s3://bucket/latents", "--set", name]);
+        command.args(arguments).current_dir(lab.path());
+        server.introduce(&mut command);
+        Running::start_piped(command).wait(PATIENCE)
+    };
+    launch("run.name=tiny", &["--set", "data.cache_folder=cache"]).expect_success();
+    assert_eq!(&final_weights(&lab.run(), STEPS), undisturbed());
+    let faults = server.faults();
+    println!("{faults:?}");
+    assert!(faults.values().sum::<usize>() > 0, "{faults:?}");
+
+    server.behave();
+    server.spoil(|name| name.starts_with("latents/train/00002-"));
+    let ended = launch("run.name=spoilt", &[]);
+    ended.expect_code(2);
+    for words in ["s3://bucket/latents/train/00002-", "is damaged: expected crc32c", "found", "twice"] {
+        assert!(ended.stderr.contains(words), "{}", ended.stderr);
+    }
 }

@@ -1,9 +1,11 @@
 //! A small object server that speaks S3, and the dialect of it that Google's XML interface is, and misbehaves: it refuses, hangs up, keeps
 //! silent, and hangs up after having done what it was asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,9 +26,16 @@ pub enum Fault {
     AnswerLost,
     /// It is done, and the answer never comes.
     Silence,
+    /// The connection ends in the middle of what was asked for.
+    CutShort,
+    /// One bit of what was asked for is another one.
+    FlippedBit,
 }
 
-const FAULTS: [Fault; 4] = [Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence];
+/// What may happen to whoever writes and reads.
+pub const ANY: &[Fault] = &[Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence];
+/// What may happen to whoever only reads, and knows what it has to be.
+pub const READING: &[Fault] = &[Fault::Refused, Fault::HungUp, Fault::Silence, Fault::CutShort, Fault::FlippedBit];
 
 /// How the names of parts begin that are no object yet.
 const UPLOADING: &str = "#uploading/";
@@ -39,6 +48,8 @@ struct State {
     behaves: bool,
     objects: BTreeMap<String, Vec<u8>>,
     faults: BTreeMap<Fault, usize>,
+    /// Objects of which a bit was another one once.
+    spoilt: BTreeSet<String>,
 }
 
 /// The server; it serves until the test's process ends.
@@ -46,6 +57,7 @@ struct State {
 pub struct ObjectServer {
     address: String,
     state: Arc<Mutex<State>>,
+    may: &'static [Fault],
 }
 
 struct Request {
@@ -64,10 +76,10 @@ struct Answer {
 }
 
 impl ObjectServer {
-    /// Serves one bucket of any name; of each `one_in` requests one goes wrong, in an order that follows from `seed`.
-    pub fn start(one_in: u32, seed: u64) -> Self {
+    /// Serves one bucket of any name; of each `one_in` requests one goes wrong in one of the ways `may`, in an order that follows from `seed`.
+    pub fn start(may: &'static [Fault], one_in: u32, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default() };
+        let server = Self { address: listener.local_addr().unwrap().to_string(), state: Arc::default(), may };
         let serving = server.clone();
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         thread::spawn(move || {
@@ -101,6 +113,18 @@ impl ObjectServer {
         command.envs(settings);
     }
 
+    /// Puts the files of a folder below `prefix`.
+    pub fn fill(&self, prefix: &str, folder: &Path) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let name = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
+            if entry.path().is_dir() {
+                self.fill(&name, &entry.path());
+            } else {
+                self.state.lock().unwrap().objects.insert(name, fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+
     /// All objects by name.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state.lock().unwrap();
@@ -110,6 +134,13 @@ impl ObjectServer {
             .filter(|(key, _)| !key.starts_with(UPLOADING))
             .map(|(key, bytes)| (key.clone(), bytes.clone()))
             .collect()
+    }
+
+    /// Changes a bit of each object that `is_it` names.
+    pub fn spoil(&self, is_it: impl Fn(&str) -> bool) {
+        let mut state = self.state.lock().unwrap();
+        let objects = state.objects.iter_mut().filter(|(name, _)| is_it(name));
+        objects.for_each(|(_, bytes)| *bytes.last_mut().unwrap() ^= 1);
     }
 
     /// From now on nothing goes wrong.
@@ -142,17 +173,30 @@ impl ObjectServer {
         let head = request.method == "HEAD";
         let length = if answer.headers.contains("Content-Length") { String::new() } else { length(answer.body.len()) };
         let mut bytes = format!("HTTP/1.1 {}\r\n{}{length}\r\n", answer.status, answer.headers).into_bytes();
+        let header = bytes.len();
         if !head {
             bytes.extend(answer.body);
         }
+        let body = bytes.len() - header;
+        match fault.filter(|_| body > 0 && request.method == "GET" && !request.key.is_empty()) {
+            Some(Fault::CutShort) => bytes.truncate(header + body / 2),
+            Some(Fault::FlippedBit) if self.may_spoil(&request.key) => bytes[header + body / 2] ^= 4,
+            _ => {}
+        }
+        let cut = bytes.len() < header + body;
         let mut stream = stream;
-        stream.write_all(&bytes).ok()
+        stream.write_all(&bytes).ok().filter(|()| !cut)
+    }
+
+    /// Shards are read again where they are damaged, once: so each is spoilt once.
+    fn may_spoil(&self, key: &str) -> bool {
+        key.ends_with(".safetensors") && self.state.lock().unwrap().spoilt.insert(key.to_owned())
     }
 
     /// What goes wrong this time.
     fn draw(&self, one_in: u32, random: &mut StdRng) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
-        let fault = FAULTS[random.random_range(0..FAULTS.len())];
+        let fault = self.may[random.random_range(0..self.may.len())];
         let strikes = random.random_range(0..one_in) == 0 && !state.behaves;
         strikes.then(|| {
             *state.faults.entry(fault).or_default() += 1;

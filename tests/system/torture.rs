@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::lab::{PATIENCE, binary};
-use crate::object_server::ObjectServer;
+use crate::object_server::{ANY, ObjectServer};
 use crate::processes::Running;
 use crate::records::wait_for;
 
@@ -216,7 +216,7 @@ fn who_was_overtaken_commits_nothing_more() {
 #[test]
 fn a_store_that_misbehaves_loses_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ObjectServer::start(8, seed());
+    let server = ObjectServer::start(ANY, 8, seed());
     let savers = Savers::saving_at("s3://bucket/run".into(), folder.path().join("run"), 2);
     let steps = 6;
     for saver in savers.start(1, 0, steps, |command| server.introduce(command)) {

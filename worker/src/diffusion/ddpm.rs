@@ -29,8 +29,8 @@ pub fn sample(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::config::DiffusionConfig;
     use crate::training::random::{Draws, Purpose};
+    use common::config::DiffusionConfig;
     use tch::Device;
 
     /// For Gaussian data the best prediction is linear in z_t, and samples must have the data's variance.
