@@ -23,12 +23,14 @@ pub enum Job {
     Evaluate,
     /// Scenes composed from a slot library.
     Compose,
+    /// Images with slots removed, replaced, swapped or interpolated.
+    Edit,
 }
 
 impl Job {
     /// Every job, in the order in which an experiment goes through them.
-    pub const ALL: [Self; 7] =
-        [Self::Scenes, Self::Import, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose];
+    pub const ALL: [Self; 8] =
+        [Self::Scenes, Self::Import, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose, Self::Edit];
 
     /// The name on command lines and in folders.
     #[must_use]
@@ -41,6 +43,7 @@ impl Job {
             Self::Encode => "encode",
             Self::Evaluate => "evaluate",
             Self::Compose => "compose",
+            Self::Edit => "edit",
         }
     }
 }
@@ -53,7 +56,7 @@ impl fmt::Display for Job {
 
 /// A job name that does not exist.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate and compose")]
+#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, compose and edit")]
 pub struct UnknownJob(String);
 
 impl FromStr for Job {

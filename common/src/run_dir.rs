@@ -7,7 +7,7 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 
@@ -131,6 +131,12 @@ impl RunDir {
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {
         self.path.join("evaluate.json")
+    }
+
+    /// What the `edit` job did, and its figures.
+    #[must_use]
+    pub fn edits(&self) -> PathBuf {
+        self.path.join("edit.json")
     }
 
     /// The folder of one job of this run; training is the run folder itself.

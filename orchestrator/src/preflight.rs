@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::backend::{self, Backend, Collective, Device};
-use common::config::Config;
+use common::config::{Config, ConfigError, EditImage, edit_tasks};
 use common::job::Job;
 use common::place::{host_name, same_host};
 use common::shards::{Dataset, ShardError};
@@ -101,6 +101,17 @@ pub(crate) enum PreflightError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// What is to be edited.
+    #[error(transparent)]
+    Recipes(#[from] ConfigError),
+    /// An image file to edit.
+    #[error("{key}: there is no picture {}", path.display())]
+    NoPicture {
+        /// The recipe.
+        key: String,
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// A URL in the configuration.
     #[error(transparent)]
     Url(#[from] StorageError),
@@ -166,7 +177,25 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
         }
         Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
         Job::Evaluate | Job::Compose => check_split(latents, "validation", None).await,
+        Job::Edit => check_recipes(config).await,
     }
+}
+
+/// Whether all that is to be edited is there.
+async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
+    let split = config.edit.as_ref().map(|edit| edit.split).unwrap_or_default();
+    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    for task in edit_tasks(config, dataset.rows())? {
+        for image in task.images() {
+            match image {
+                EditImage::File(path) if !Path::new(path).is_file() => {
+                    return Err(PreflightError::NoPicture { key: task.key.clone(), path: path.into() });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether there is something to import, as far as that is known at no cost.

@@ -9,18 +9,19 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::snapshot::snapshot;
 
-const JOBS: [&str; 6] = ["scenes", "autoencoder", "encode", "train", "evaluate", "compose"];
+const JOBS: [&str; 7] = ["scenes", "autoencoder", "encode", "train", "evaluate", "compose", "edit"];
 
 #[test]
-fn six_launches_lead_from_nothing_to_scores_and_pictures() {
+fn seven_launches_lead_from_nothing_to_scores_and_pictures() {
     let lab = Lab::empty();
     for job in JOBS {
         lab.launch(&["--job", job]).expect_success();
     }
     let run = lab.run();
     scores_are_between_bounds(&fs::read_to_string(run.evaluation()).unwrap());
+    images_are_edited(&lab);
     let pictures = snapshot(&run.pictures());
-    assert!(pictures.len() >= 2, "a grid of evaluate and one of compose: {:?}", pictures.keys());
+    assert!(pictures.len() >= 4, "grids of evaluate, compose and edit, and an edited image: {:?}", pictures.keys());
     for name in pictures.keys() {
         assert!(fs::read(run.pictures().join(name)).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"), "{name}");
     }
@@ -33,6 +34,18 @@ fn six_launches_lead_from_nothing_to_scores_and_pictures() {
         lab.launch(&["--job", job]).expect_success();
         assert_eq!(newest_change(&lab.path().join("data")), before, "{job} did its work twice");
     }
+}
+
+/// The slots of some images were shown; now one is removed, and one that does not exist is refused before anything starts.
+fn images_are_edited(lab: &Lab) {
+    let shown: Value = serde_json::from_str(&fs::read_to_string(lab.run().edits()).unwrap()).unwrap();
+    assert!(lab.path().join(shown["slots_picture"].as_str().unwrap()).is_file(), "{shown}");
+    let remove = |slot: usize| format!("edit.recipe=[{{ name = \"less\", image = 7, remove = [{slot}] }}]");
+    lab.launch(&["--job", "edit", "--set", &remove(2)]).expect_success();
+    assert!(lab.run().pictures().join("edits/less.png").is_file());
+    lab.launch(&["--job", "edit", "--set", &remove(5)]).expect_refusal(&["edit.recipe[0].remove = 5", "from 1 to 4"]);
+    let absent = "edit.recipe=[{ file = \"absent.png\", remove = [1] }]";
+    lab.launch(&["--job", "edit", "--set", absent]).expect_refusal(&["edit.recipe[0]", "absent.png"]);
 }
 
 /// Trained and untrained model on the same scenes, every score a share of 1 (the adjusted Rand index may be a little below 0).

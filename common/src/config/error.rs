@@ -50,6 +50,14 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file of recipes cannot be read.
+    #[error("edit.recipes: cannot read {}: {source}", path.display())]
+    Recipes {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file is not TOML.
     #[error("{place}: not valid TOML: {message}")]
     Syntax {

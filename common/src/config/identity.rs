@@ -123,6 +123,7 @@ mod tests {
             "cluster.device=cpu",
             "cluster.collective=nccl",
             "evaluate.sampler=dpm-solver++",
+            "edit.recipe=[{ image = 1, remove = [2] }]",
             "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

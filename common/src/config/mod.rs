@@ -1,17 +1,20 @@
 //! The one configuration of a run: what it is called, what it learns from, the network, the recipe, and the machines.
 //!
 //! A [`Config`] is read from a TOML file, refined by `--set key=value`, validated ([`validate`]), and written back, resolved, as
-//! `run.toml` into the run folder, from where every worker reads it. Nothing here does I/O except [`load`].
+//! `run.toml` into the run folder, from where every worker reads it. Nothing here does I/O except [`load`], and [`edit_tasks`] for a file of
+//! recipes.
 
 mod autoencoder;
 mod cluster;
 mod data;
+mod edit;
 mod error;
 mod identity;
 mod import;
 mod keys;
 pub mod load;
 mod model;
+mod recipes;
 pub mod size;
 mod train;
 pub mod validate;
@@ -19,6 +22,7 @@ pub mod validate;
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
 pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
 pub use data::{DataConfig, ImageFormat, ScenesConfig};
+pub use edit::{Background, Donor, EditConfig, EditSplit, Exchange, Interpolation, Recipe};
 pub use error::{ConfigError, OutOfRange, Place};
 pub use identity::config_hash;
 pub use import::{ImportConfig, ImportLayout};
@@ -26,6 +30,7 @@ pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
     SlotInitialisation, UnetConfig,
 };
+pub use recipes::{Edit, EditImage, EditTask, edit_tasks};
 pub use train::{
     CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
     ReductionConfig, Sampler, TrainConfig, WhenBusy, Wire,
@@ -62,6 +67,9 @@ pub struct Config {
     /// `[evaluate]`: held-out figures and pictures.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
+    /// `[edit]`: what the `edit` job does to which images; absent where nothing is edited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditConfig>,
     /// `[cluster]`: workers, hosts and what connects them.
     #[serde(default)]
     pub cluster: ClusterConfig,

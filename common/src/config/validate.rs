@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::error::OutOfRange;
+use super::recipes;
 use super::{
     AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
     PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
@@ -34,7 +35,8 @@ pub fn check(config: &Config) -> Checked {
     train(&config.train)?;
     cluster(&config.cluster)?;
     batches(config)?;
-    checkpoint_and_evaluate(config)
+    checkpoint_and_evaluate(config)?;
+    config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))
 }
 
 fn run(run: &RunConfig) -> Checked {
@@ -278,7 +280,7 @@ fn grouped_channels(table: &str, channels: &[i64], groups: i64) -> Checked {
     require(fit, &key, format!("{channels:?}"), format!("multiples of {groups_key} ({groups}), 1 or more each"))
 }
 
-fn require(holds: bool, key: &str, value: impl Display, allowed: impl Display) -> Checked {
+pub(super) fn require(holds: bool, key: &str, value: impl Display, allowed: impl Display) -> Checked {
     if holds { Ok(()) } else { Err(OutOfRange { key: key.into(), value: value.to_string(), allowed: allowed.to_string() }) }
 }
 

@@ -1,5 +1,6 @@
 //! How good the slots are at finding objects: figures over labels, and pictures to look at. Nothing here knows a tensor.
 
+mod captions;
 mod hungarian;
 mod lettering;
 mod palette;
@@ -7,8 +8,9 @@ mod pictures;
 mod position;
 mod segmentation;
 
+pub use captions::{captioned, numbered};
 pub use hungarian::assign;
 pub use palette::colour;
-pub use pictures::{Picture, PictureError, grid};
+pub use pictures::{Picture, PictureError, grid, tile_side};
 pub use position::position_cells;
 pub use segmentation::{Figures, ImageFigures, Sums, adjusted_rand_index, foreground_ari, match_labels, score};

@@ -11,9 +11,9 @@ const TILE: usize = 112;
 /// Between the tiles of a grid.
 const GAP: usize = 4;
 /// What lies between and behind.
-const PAPER: [u8; 3] = [250, 250, 248];
+pub(super) const PAPER: [u8; 3] = [250, 250, 248];
 /// Titles.
-const INK: [u8; 3] = [40, 42, 48];
+pub(super) const INK: [u8; 3] = [40, 42, 48];
 
 /// Why a picture could not be made or encoded.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,11 @@ impl Picture {
     /// A picture of one colour.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
         Self { width, height, rgb: colour.repeat(width * height), flat: true }
+    }
+
+    /// A square picture of nothing.
+    pub fn blank(side: usize) -> Self {
+        Self::filled(side, side, PAPER)
     }
 
     /// A picture from `[height, width, 3]` bytes.
@@ -124,6 +129,12 @@ impl Picture {
         Self { width, height, rgb, flat: self.flat }
     }
 
+    /// The square picture as large as a grid shows it.
+    pub(super) fn as_tile(&self) -> Self {
+        let side = tile_side(self.width);
+        self.resized(side, side)
+    }
+
     /// The picture as a PNG file.
     ///
     /// # Errors
@@ -135,10 +146,15 @@ impl Picture {
     }
 }
 
-/// Rows of square pictures of one size under column titles. Rows may be of different length; missing tiles stay empty.
+/// Side of the tiles of a grid for pictures of `side` rows and columns: enlarged by a whole factor.
+pub fn tile_side(side: usize) -> usize {
+    side * TILE.div_ceil(side.max(1))
+}
+
+/// Rows of square pictures under column titles. Rows may be of different length; missing tiles stay empty.
 pub fn grid(titles: &[String], rows: &[Vec<Picture>]) -> Picture {
     let side = rows.iter().flatten().map(|tile| tile.width).max().unwrap_or(1);
-    let tile_side = side * TILE.div_ceil(side);
+    let tile_side = tile_side(side);
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0).max(titles.len());
     let header = if titles.is_empty() { GAP } else { CHARACTER + 2 * GAP };
     let place = |index: usize| GAP + index * (tile_side + GAP);

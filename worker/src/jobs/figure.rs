@@ -23,9 +23,9 @@ pub(super) fn image_picture(image: &Tensor) -> Result<Picture> {
 
 /// Writes a picture as `name` into the run's folder of pictures and returns its path.
 pub(super) fn save(run: &RunDir, name: &str, picture: &Picture) -> Result<String> {
-    let folder = run.pictures();
-    create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let path = folder.join(name);
+    let path = run.pictures().join(name);
+    let folder = path.parent().unwrap_or(&path);
+    create_dir_all(folder).with_context(|| folder.display().to_string())?;
     replace_file(&path, &picture.to_png()?, 0o644).with_context(|| path.display().to_string())?;
     Ok(path.display().to_string())
 }

@@ -8,6 +8,7 @@ mod compose;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod crew;
+mod edit;
 mod encode;
 mod evaluate;
 mod failure;
@@ -71,6 +72,7 @@ pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Val
     match job {
         Job::Autoencoder => autoencoder::run(context),
         Job::Compose => compose::run(context),
+        Job::Edit => edit::run(context),
         Job::Encode => encode::run(context),
         Job::Evaluate => evaluate::run(context),
         Job::Import => import::run(context),

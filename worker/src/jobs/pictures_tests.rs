@@ -15,7 +15,7 @@ use tch::Device;
 use tokio::runtime::Runtime;
 
 /// An experiment that needs no encoding: evaluation reads images and masks, which lie with the scenes.
-fn config(folder: &Path) -> Config {
+pub(super) fn config(folder: &Path) -> Config {
     let place = |key: &str, name: &str| format!("{key}=\"{}\"", folder.join(name).display());
     let overrides = [
         place("data.images", "images"),
@@ -47,7 +47,7 @@ fn config(folder: &Path) -> Config {
 }
 
 /// Runs a job on `world` threads in a run folder of its own; the summary of rank 0.
-fn run(
+pub(super) fn run(
     job: fn(&mut JobContext) -> anyhow::Result<Value>,
     config: &Config,
     folder: &Path,
@@ -57,7 +57,7 @@ fn run(
     run_job(job, config, &run_dir(folder, world), world, runtime)
 }
 
-fn run_dir(folder: &Path, world: usize) -> RunDir {
+pub(super) fn run_dir(folder: &Path, world: usize) -> RunDir {
     RunDir::new(folder.join(format!("run-{world}")))
 }
 
@@ -84,7 +84,7 @@ fn any_number_of_workers_draws_the_same_scenes_once() {
 }
 
 /// A checkpoint of the initial weights in the run folders of one and of two workers.
-fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
+pub(super) fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
     for world in [1, 2] {
         let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
         let state = TrainingState::new(model, config).unwrap();
@@ -93,7 +93,7 @@ fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
 }
 
 /// A checkpoint of `state` after 5 steps.
-fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime) {
+pub(super) fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime: &Runtime) {
     let store = open_store(config, run).unwrap();
     let identity = Identity::new(config, "none", 1.0, 1, 1);
     let to = SaveTo { stores: vec![store], identity, nonce: 1, place: (0, 1) };
