@@ -38,7 +38,9 @@ fn header(facts: &Facts) -> Html {
     let standing = if facts.bad { "standing bad" } else { "standing" };
     let heading = format!("{}: {}", facts.job, facts.heading);
     let name = Html::element("h1", &[], facts.name.as_str());
-    Html::element("header", &[], name.and(Html::element("p", &[("class", standing)], heading)))
+    // What the page says was so long ago was so then.
+    let as_of = Html::element("p", &[("class", "date")], format!("as of {}", facts.written));
+    Html::element("header", &[], name.and(Html::element("p", &[("class", standing)], heading)).and(as_of))
 }
 
 fn footer(facts: &Facts) -> Html {
