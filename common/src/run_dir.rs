@@ -7,7 +7,7 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json  report.html
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 
@@ -137,6 +137,12 @@ impl RunDir {
     #[must_use]
     pub fn edits(&self) -> PathBuf {
         self.path.join("edit.json")
+    }
+
+    /// The page that `orchestrator report` writes.
+    #[must_use]
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
     }
 
     /// The folder of one job of this run; training is the run folder itself.

@@ -165,6 +165,17 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a run as one self-contained HTML page: curves, figures, pictures, failures, goodput, configuration and provenance
+    Report {
+        /// The run's folder, as runs/NAME
+        run: PathBuf,
+        /// The file to write or replace [default: report.html in the run's folder]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// Print as JSON where the page is and what is in it
+        #[arg(long)]
+        json: bool,
+    },
     /// List, verify, compare and clear away the checkpoints of a run, or take the weights out of them
     Checkpoints {
         /// What about them.

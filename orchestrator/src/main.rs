@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::List { root, json } => commands::list::run(&root, json),
         Command::Why { run, job, generation, json } => commands::why::run(run, job, generation, json),
         Command::Goodput { run, job, json } => commands::goodput::run(run, job, json),
+        Command::Report { run, to, json } => commands::report::run(&run, to, json),
         Command::Checkpoints { command } => commands::checkpoints::run(command),
         Command::Shards { command } => commands::shards::run(command),
     };

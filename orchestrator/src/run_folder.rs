@@ -183,14 +183,14 @@ fn changes(old: &Value, new: &Value, pointer: String) -> Vec<Change> {
     }
 }
 
-/// A folder that other jobs of this run have made holds `jobs/` alone; anything else is somebody's.
+/// A folder that other jobs of this run have made holds `jobs/` alone, and perhaps a report of them; anything else is somebody's.
 fn nothing_foreign(run: &RunDir) -> Result<(), FolderError> {
     let entries = match fs::read_dir(run.path()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|source| FolderError::Io { path: run.path().into(), source })?,
     };
     // The journal and its lock come into being before run.toml: a launch that ended in between has left nothing else.
-    let ours = [run.path().join("jobs"), run.journal()];
+    let ours = [run.path().join("jobs"), run.journal(), run.report()];
     let output = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("slurm-");
     let foreign = entries.filter_map(Result::ok).find(|entry| !ours.contains(&entry.path()) && !output(entry));
     foreign.map_or(Ok(()), |entry| {
@@ -331,6 +331,7 @@ mod tests {
     fn other_jobs_may_come_before_the_run_but_somebody_s_files_may_not() {
         let (_folder, run) = place();
         drop(claim(&run, &config(&[]), Job::Scenes, Intent::New).unwrap());
+        fs::write(run.report(), "of the job before").unwrap();
         check(&run, &config(&["scenes.train=7"]), Job::Scenes, Intent::New, false).unwrap();
         check(&run, &config(&[]), Job::Train, Intent::New, false).unwrap();
         assert!(matches!(check(&run, &config(&[]), Job::Evaluate, Intent::New, false), Err(FolderError::NoRun { .. })));

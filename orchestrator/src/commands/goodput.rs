@@ -58,19 +58,24 @@ fn table(ledger: &Ledger, suggestion: Option<Suggestion>, every_steps: Option<u6
     }
     let _ = writeln!(text, "{:<12} {:>10} {:>7}", "all", brief(ledger.elapsed()), percent(1.0));
     let _ = writeln!(text, "\n{}", sentence(ledger));
-    if let Some(Suggestion { seconds, steps, cost, between_failures }) = suggestion {
-        let now = every_steps.map_or_else(String::new, |every| format!(" (now {every})"));
-        let _ = writeln!(
-            text,
-            "checkpoint.every_steps = {steps}{now} would lose the least time: one save per {}, as a save holds the steps up for {} and \
-             a failure comes every {} (Daly 2006; {} so far)",
-            brief_seconds(seconds),
-            brief_seconds(cost),
-            brief_seconds(between_failures),
-            counted(ledger.failures, "failure")
-        );
+    if let Some(suggestion) = suggestion {
+        let _ = writeln!(text, "{}", advice(ledger, suggestion, every_steps));
     }
     text
+}
+
+/// How often the run should save, and why.
+pub(super) fn advice(ledger: &Ledger, suggestion: Suggestion, every_steps: Option<u64>) -> String {
+    let Suggestion { seconds, steps, cost, between_failures } = suggestion;
+    let now = every_steps.map_or_else(String::new, |every| format!(" (now {every})"));
+    format!(
+        "checkpoint.every_steps = {steps}{now} would lose the least time: one save per {}, as a save holds the steps up for {} and \
+         a failure comes every {} (Daly 2006; {} so far)",
+        brief_seconds(seconds),
+        brief_seconds(cost),
+        brief_seconds(between_failures),
+        counted(ledger.failures, "failure")
+    )
 }
 
 /// The goodput in one line.

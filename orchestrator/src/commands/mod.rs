@@ -10,6 +10,7 @@ mod output;
 pub(crate) mod plan;
 mod prepare;
 pub(crate) mod rehearse;
+pub(crate) mod report;
 pub(crate) mod shards;
 pub(crate) mod status;
 pub(crate) mod stop;

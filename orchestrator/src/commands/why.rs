@@ -73,7 +73,7 @@ pub(crate) fn run(run: PathBuf, job: Option<Job>, generation: Option<u64>, json:
 }
 
 /// Journals from before failures had logs: the file of that rank, or the launcher's, may still be there.
-fn complete(incident: &mut Incident, folder: &RunDir) {
+pub(super) fn complete(incident: &mut Incident, folder: &RunDir) {
     let own = incident.rank.map(|rank| folder.log_file(incident.generation, rank));
     for path in own.into_iter().chain([folder.launcher_log(incident.generation)]) {
         if incident.log.is_empty() {
@@ -129,7 +129,7 @@ fn explain(incident: &Incident, colours: bool) -> String {
 }
 
 /// What was done about it.
-fn then(aftermath: &Aftermath) -> String {
+pub(super) fn then(aftermath: &Aftermath) -> String {
     match aftermath {
         Aftermath::Pending => "nothing yet".into(),
         Aftermath::Restarted(restart) => restarted(restart),

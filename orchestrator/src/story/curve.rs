@@ -30,6 +30,23 @@ impl Curve {
         };
         self.points.chunks(size).map(mean).collect()
     }
+
+    /// The outline of the curve as a drawing of so many columns shows it: of each column of steps at most the first, the lowest, the
+    /// highest and the last point, so that no spike is lost and a long run is no larger than a short one.
+    pub(crate) fn outlined(&self, columns: usize) -> Vec<(u64, f64)> {
+        let (Some((from, _)), Some((to, _))) = (self.points.first(), self.points.last()) else { return Vec::new() };
+        let width = (to - from) / columns.max(1) as u64 + 1;
+        let columns = self.points.chunk_by(|(a, _), (b, _)| (a - from) / width == (b - from) / width);
+        let corners = |column: &[(u64, f64)]| {
+            let by_value = |a: &&(u64, f64), b: &&(u64, f64)| a.1.total_cmp(&b.1);
+            let (low, high) = (column.iter().min_by(by_value), column.iter().max_by(by_value));
+            let mut corners: Vec<(u64, f64)> = [column.first(), low, high, column.last()].into_iter().flatten().copied().collect();
+            corners.sort_by_key(|(step, _)| *step);
+            corners.dedup();
+            corners
+        };
+        columns.flat_map(corners).collect()
+    }
 }
 
 #[cfg(test)]
@@ -50,5 +67,26 @@ mod tests {
         assert_eq!(curve.thinned(10), [(10.0, 4.0), (20.0, 2.0)]);
         assert_eq!(Curve::of(&records[..3], |record| record.loss).thinned(2), [(15.0, 3.5), (30.0, 9.0)]);
         assert_eq!(Curve::default().thinned(2), []);
+    }
+
+    #[test]
+    fn an_outline_is_small_and_keeps_every_spike() {
+        let spiked = |step| {
+            if step == 70_001 {
+                99.0
+            } else if step == 50_003 {
+                -3.0
+            } else {
+                (step as f64).sin()
+            }
+        };
+        let curve = Curve { points: (1..=100_000).map(|step| (step, spiked(step))).collect() };
+        let outline = curve.outlined(200);
+        assert!((200..=800).contains(&outline.len()), "{}", outline.len());
+        assert!(outline.contains(&(70_001, 99.0)) && outline.contains(&(50_003, -3.0)));
+        assert!(outline.is_sorted_by_key(|(step, _)| *step));
+        assert_eq!((outline[0].0, outline[outline.len() - 1].0), (1, 100_000));
+        let short = Curve { points: vec![(3, 1.0)] };
+        assert_eq!((short.outlined(200), Curve::default().outlined(200)), (vec![(3, 1.0)], Vec::new()));
     }
 }

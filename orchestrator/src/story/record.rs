@@ -20,6 +20,17 @@ pub(crate) struct Record {
     pub(crate) seconds: Option<f64>,
     /// Mean loss.
     pub(crate) loss: Option<f64>,
+    /// Norm of the gradients before they are clipped.
+    pub(crate) grad_norm: Option<f64>,
+    /// Learning rate of the backbone.
+    #[serde(rename = "learning_rate/backbone")]
+    pub(crate) backbone_rate: Option<f64>,
+    /// Learning rate of Slot Attention.
+    #[serde(rename = "learning_rate/slot_attention")]
+    pub(crate) slot_attention_rate: Option<f64>,
+    /// Learning rate of the UNet.
+    #[serde(rename = "learning_rate/unet")]
+    pub(crate) unet_rate: Option<f64>,
     /// Images per second.
     pub(crate) images_per_second: Option<f64>,
     /// Share of the time in which the step waited for data.
@@ -54,7 +65,7 @@ mod tests {
     #[test]
     fn old_records_new_ones_and_torn_lines() {
         let old = br#"{"step":10,"generation":2,"time":1700000000.5,"loss":null,"learning_rate/unet":1e-4}"#;
-        let expected = Record { step: 10, generation: 2, time: 1_700_000_000.5, ..Record::default() };
+        let expected = Record { step: 10, generation: 2, time: 1_700_000_000.5, unet_rate: Some(1e-4), ..Record::default() };
         assert_eq!(Record::parse(old), Some(expected));
         let new = br#"{"step":10,"generation":2,"time":1,"seconds":2.5,"collective":0.25,"data_stall":0.5,"checkpoint":0}"#;
         let record = Record::parse(new).unwrap();

@@ -18,41 +18,36 @@ use crate::story::{since_1970, time};
 
 /// One attempt, wherever it lies.
 #[derive(Debug, Serialize)]
-struct Row {
-    step: u64,
-    generation: u64,
+pub(in crate::commands) struct Row {
+    /// Optimizer steps that it holds.
+    pub(in crate::commands) step: u64,
+    /// The generation that saved it.
+    pub(in crate::commands) generation: u64,
     /// Number of workers that saved it.
-    world: Option<usize>,
-    bytes: u64,
+    pub(in crate::commands) world: Option<usize>,
+    /// Bytes of all its objects.
+    pub(in crate::commands) bytes: u64,
     /// The loss that `checkpoint.keep_best` goes by.
-    figure: Option<f64>,
+    pub(in crate::commands) figure: Option<f64>,
     /// When, by the journal.
-    committed_at: Option<String>,
-    committed: bool,
+    pub(in crate::commands) committed_at: Option<String>,
+    /// Whether it is complete.
+    pub(in crate::commands) committed: bool,
+    /// Fingerprint of the data set that it was trained on.
+    #[serde(skip)]
+    pub(in crate::commands) data_fingerprint: Option<String>,
     /// The stores that hold it: `url`, `also 1`.
     places: Vec<String>,
     /// Its folder in each.
     folder: String,
     /// Why its manifest cannot be believed.
-    damage: Option<String>,
+    pub(in crate::commands) damage: Option<String>,
 }
 
 /// Prints those that were committed, and with `all` also what interrupted saves have left.
 pub(super) async fn run(run: &str, all: bool, as_json: bool) -> Result<ExitCode, Failure> {
     let source = Source::open(run).await?;
-    let mut rows: Vec<Row> = Vec::new();
-    for place in &source.places {
-        for sighting in place.inspector.sightings().await? {
-            match rows.iter_mut().find(|row| row.folder == sighting.folder) {
-                Some(row) => {
-                    row.places.push(place.label.clone());
-                    row.committed |= sighting.committed;
-                }
-                None => rows.push(row(&source, place, sighting).await?),
-            }
-        }
-    }
-    rows.sort_by_key(|row| std::cmp::Reverse((row.step, row.generation)));
+    let mut rows = found(&source).await?;
     let partial = rows.iter().filter(|row| !row.committed).count();
     if !all {
         rows.retain(|row| row.committed);
@@ -65,6 +60,24 @@ pub(super) async fn run(run: &str, all: bool, as_json: bool) -> Result<ExitCode,
         print(&text(&source, &rows, if all { 0 } else { partial }))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All attempts of all places, newest first.
+pub(in crate::commands) async fn found(source: &Source) -> Result<Vec<Row>, Failure> {
+    let mut rows: Vec<Row> = Vec::new();
+    for place in &source.places {
+        for sighting in place.inspector.sightings().await? {
+            match rows.iter_mut().find(|row| row.folder == sighting.folder) {
+                Some(row) => {
+                    row.places.push(place.label.clone());
+                    row.committed |= sighting.committed;
+                }
+                None => rows.push(row(source, place, sighting).await?),
+            }
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse((row.step, row.generation)));
+    Ok(rows)
 }
 
 async fn row(source: &Source, place: &super::source::Place, sighting: Sighting) -> Result<Row, Failure> {
@@ -87,6 +100,7 @@ async fn row(source: &Source, place: &super::source::Place, sighting: Sighting) 
         figure: manifest.as_ref().and_then(|manifest| manifest.figure),
         committed_at: source.committed_at(&sighting).filter(|_| sighting.committed).map(str::to_owned),
         committed: sighting.committed,
+        data_fingerprint: manifest.map(|manifest| manifest.data_fingerprint),
         places: vec![place.label.clone()],
         folder: sighting.folder,
         damage,

@@ -3,10 +3,10 @@
 
 mod diff;
 mod export;
-mod list;
+pub(super) mod list;
 mod prune;
 pub(super) mod reading;
-mod source;
+pub(super) mod source;
 pub(super) mod table;
 mod verify;
 

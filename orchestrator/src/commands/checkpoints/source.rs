@@ -12,7 +12,7 @@ use crate::exit::{Failure, OrBadInput};
 use crate::run_folder::FolderError;
 
 /// Where the checkpoints are, and what is known about their run.
-pub(super) struct Source {
+pub(in crate::commands) struct Source {
     /// As on the command line, without the step.
     pub(super) name: String,
     /// The run's configuration, unless only a place was named.
@@ -32,7 +32,7 @@ pub(super) struct Place {
 
 impl Source {
     /// Opens a run's folder, or a folder or URL that holds checkpoints.
-    pub(super) async fn open(name: &str) -> Result<Self, Failure> {
+    pub(in crate::commands) async fn open(name: &str) -> Result<Self, Failure> {
         let folder = RunDir::new(name);
         if name.contains("://") || !folder.run_toml().is_file() {
             return Self::bare(name).await;

@@ -54,7 +54,7 @@ pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'sta
 }
 
 /// A job in one line.
-pub(super) fn line(observer: &Observer, view: &View, colours: bool) -> String {
+pub(in crate::commands) fn line(observer: &Observer, view: &View, colours: bool) -> String {
     let progress = observer.status.as_ref().and_then(|status| status.progress.as_ref());
     let progress =
         progress.map_or_else(String::new, |progress| format!(", {}/{} {}", progress.done, progress.total, progress.unit));

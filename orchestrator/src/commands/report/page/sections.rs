@@ -1,0 +1,271 @@
+//! The parts of the page, in the order in which they are read. Each says plainly what is not there yet.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::chart::chart;
+use super::html::{Html, details, pairs, paragraph, section, table};
+use crate::commands::checkpoints::list::Row;
+use crate::commands::checkpoints::table::size;
+use crate::commands::report::facts::{Checkpoints, Facts, Picture};
+use crate::commands::words::{brief, brief_seconds, counted, percent};
+use crate::commands::{goodput, summary, why};
+use crate::coordinator::significant;
+use crate::story::{Book, Incident, Ledger, Remark};
+
+/// Failures, remarks and checkpoints that are listed, the newest of them.
+const LISTED: usize = 60;
+/// The figures in the order of a paper's table; others follow.
+const FIGURES: [(&str, &str); 7] = [
+    ("fg_ari", "FG-ARI"),
+    ("miou", "mIoU"),
+    ("mbo", "mBO"),
+    ("miou_over_images", "mIoU over images"),
+    ("mbo_over_images", "mBO over images"),
+    ("images", "images"),
+    ("objects", "objects"),
+];
+/// The models of the figures in the order of the table; others follow.
+const MODELS: [(&str, &str); 3] = [("trained", "trained"), ("untrained", "untrained"), ("position_only", "position only")];
+
+/// All of them.
+pub(super) fn all(facts: &Facts) -> Html {
+    let charts = facts.charts.iter().map(|each| chart(each, &facts.marks)).collect::<Html>();
+    let legend =
+        paragraph("Dashed: the first step of a generation. Red: a failure. Steps that were done again replace those before.");
+    let parts = [
+        section("now", "Where it stands", standing(facts)),
+        section("curves", "Curves", Html::element("div", &[("class", "charts")], charts).and(legend)),
+        section("figures", "Figures", figures(&facts.evaluation)),
+        section("pictures", "Pictures", pictures(facts)),
+        section("goodput", "Goodput", goodput(facts)),
+        section("failures", "Failures", failures(&facts.incidents).and(remarks(&facts.remarks))),
+        section("checkpoints", "Checkpoints", checkpoints(&facts.checkpoints)),
+        section("configuration", "Configuration", configuration(facts)),
+        section("provenance", "Provenance", pairs(&facts.provenance)),
+    ];
+    Html::element("main", &[], parts.into_iter().collect::<Html>())
+}
+
+fn standing(facts: &Facts) -> Html {
+    let now = if facts.status.is_empty() { paragraph("not launched yet") } else { pairs(&facts.status) };
+    let other = facts.other_jobs.iter().map(|job| Html::element("li", &[], job.trim())).collect::<Html>();
+    if facts.other_jobs.is_empty() {
+        now
+    } else {
+        now.and(paragraph("Other jobs of this run:")).and(Html::element("ul", &[], other))
+    }
+}
+
+fn figures(evaluation: &Result<Option<Value>, String>) -> Html {
+    let report = match evaluation {
+        Err(reason) => return paragraph(format!("The figures cannot be read: {reason}")),
+        Ok(None) => return paragraph("Not evaluated yet (orchestrator launch --job evaluate)."),
+        Ok(Some(report)) => report,
+    };
+    let Value::Object(report) = report else { return paragraph(report.to_string()) };
+    let is_model = |value: &Value| value.as_object().is_some_and(|figures| figures.values().any(Value::is_number));
+    let (models, rest): (Vec<_>, Vec<_>) = report.iter().partition(|(_, value)| is_model(value));
+    let named = |known: &[(&'static str, &'static str)], keys: Vec<&String>| {
+        let mut keys: Vec<(usize, String, String)> = keys
+            .into_iter()
+            .map(|key| match known.iter().position(|(name, _)| name == key) {
+                Some(index) => (index, key.clone(), known[index].1.to_owned()),
+                None => (known.len(), key.clone(), key.replace('_', " ")),
+            })
+            .collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    };
+    let columns = named(&FIGURES, models.iter().flat_map(|(_, value)| value.as_object()).flat_map(serde_json::Map::keys).collect());
+    let rows = named(&MODELS, models.iter().map(|(key, _)| *key).collect()).into_iter().map(|(_, key, name)| {
+        let cell = |(_, column, _): &(usize, String, String)| Html::text(figure(&report[&key][column]));
+        std::iter::once(Html::text(name)).chain(columns.iter().map(cell)).collect()
+    });
+    let header: Vec<&str> = std::iter::once("").chain(columns.iter().map(|(_, _, name)| name.as_str())).collect();
+    let scores = if models.is_empty() { Html::default() } else { table(&header, rows) };
+    let rest = Value::Object(rest.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect());
+    scores.and(Html::element("pre", &[], summary::text(&rest)))
+}
+
+/// A score with three digits, a count as it is.
+fn figure(value: &Value) -> String {
+    match value {
+        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(String::new, |value| format!("{value:.3}")),
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn pictures(facts: &Facts) -> Html {
+    if facts.pictures.is_empty() && facts.left_out.is_empty() {
+        return paragraph("None yet: the jobs evaluate and compose draw them.");
+    }
+    let shown = facts.pictures.iter().map(picture).collect::<Html>();
+    let left_out = facts.left_out.iter().map(|(name, reason)| Html::element("li", &[], format!("{name}: {reason}")));
+    let left_out: Html = left_out.collect();
+    let note = match facts.left_out.len() {
+        0 => Html::default(),
+        count => paragraph(format!("{} left out:", counted(count, "picture"))).and(Html::element("ul", &[], left_out)),
+    };
+    shown.and(note)
+}
+
+fn picture(picture: &Picture) -> Html {
+    let caption = caption(&picture.name);
+    let alt = format!("{}: {caption}", picture.name);
+    let data = format!("data:{};base64,{}", picture.media, STANDARD.encode(&picture.bytes));
+    let (width, height) = picture.size.map_or_else(Default::default, |(width, height)| (width.to_string(), height.to_string()));
+    let mut attributes = vec![("src", data.as_str()), ("alt", alt.as_str())];
+    if picture.size.is_some() {
+        attributes.extend([("width", width.as_str()), ("height", height.as_str())]);
+    }
+    let name = Html::element("code", &[], picture.name.as_str());
+    let caption = Html::element("figcaption", &[], name.and(" ").and(caption));
+    Html::element("figure", &[], Html::open("img", &attributes).and(caption))
+}
+
+/// What the jobs draw into the pictures of these names.
+fn caption(name: &str) -> &'static str {
+    match name.rsplit_once('.').map_or(name, |(stem, _)| stem) {
+        "evaluate" => {
+            "held-out scenes: the image, its true objects, those that the slots found, the picture painted from the slots, and what each \
+             slot sees"
+        }
+        "compose" => "scenes composed from slots of different pictures",
+        "library" => "the library of slots: one row per concept",
+        _ => "a picture that this run has drawn",
+    }
+}
+
+fn goodput(facts: &Facts) -> Html {
+    let Some(ledger) = &facts.ledger else { return paragraph("No launch yet, so no time to account for.") };
+    let advice = facts.advice.as_deref().map(paragraph).unwrap_or_default();
+    paragraph(goodput::sentence(ledger)).and(bar(ledger)).and(books(ledger)).and(advice)
+}
+
+/// The time of each book that has any.
+fn spent(ledger: &Ledger) -> impl Iterator<Item = (usize, Book, f64)> {
+    let elapsed = ledger.elapsed().as_secs_f64();
+    let share = move |book| if elapsed > 0.0 { ledger.books.get(book).as_secs_f64() / elapsed } else { 0.0 };
+    Book::ALL.into_iter().enumerate().map(move |(index, book)| (index, book, share(book))).filter(|(_, _, share)| *share > 0.0)
+}
+
+/// One bar for all the time.
+fn bar(ledger: &Ledger) -> Html {
+    let mut from = 0.0;
+    let part = |(index, book, share): (usize, Book, f64)| {
+        let class = format!("book{index}");
+        let (x, width) = (format!("{:.3}", 1000.0 * from), format!("{:.3}", 1000.0 * share));
+        from += share;
+        let tip = Html::element("title", &[], format!("{} {}", book.name(), percent(share)));
+        Html::element("rect", &[("class", &class), ("x", &x), ("width", &width), ("height", "28")], tip)
+    };
+    let words = spent(ledger).map(|(_, book, share)| format!("{} {}", book.name(), percent(share))).collect::<Vec<_>>().join(", ");
+    let parts: Html = spent(ledger).map(part).collect();
+    let attributes =
+        [("class", "bar"), ("viewBox", "0 0 1000 28"), ("preserveAspectRatio", "none"), ("role", "img"), ("aria-label", &words)];
+    Html::element("svg", &attributes, parts)
+}
+
+fn books(ledger: &Ledger) -> Html {
+    let row = |(index, book, share): (usize, Book, f64)| {
+        let swatch = Html::element("span", &[("class", &format!("swatch book{index}"))], "");
+        let name = swatch.and(format!(" {}", book.name()));
+        vec![name, brief(ledger.books.get(book)).into(), percent(share).into(), book.explanation().into()]
+    };
+    table(&["book", "time", "share", "what it was"], spent(ledger).map(row))
+}
+
+fn failures(incidents: &[Incident]) -> Html {
+    if incidents.is_empty() {
+        return paragraph("Nothing has failed.");
+    }
+    let row = |incident: &Incident| {
+        let log = if incident.log.is_empty() {
+            Html::default()
+        } else {
+            details("its last lines", Html::element("pre", &[], incident.log.join("\n")))
+        };
+        let lost = incident.noticed_within.map_or_else(String::new, brief_seconds);
+        let cause = Html::text(why::headline(incident)).and(log);
+        vec![short(&incident.time).into(), cause, lost.into(), why::then(&incident.aftermath).into()]
+    };
+    let rows = incidents.iter().rev().take(LISTED).map(row);
+    table(&["noticed", "cause", "within", "then"], rows).and(before(incidents.len()))
+}
+
+fn remarks(remarks: &[Remark]) -> Html {
+    if remarks.is_empty() {
+        return Html::default();
+    }
+    let item = |remark: &Remark| {
+        Html::element("li", &[], format!("{}, generation {}: {}", short(&remark.time), remark.generation, remark.text))
+    };
+    let items = remarks.iter().rev().take(LISTED).map(item).collect::<Html>();
+    let list = Html::element("ul", &[], items).and(before(remarks.len()));
+    details(&format!("{} worth knowing", counted(remarks.len(), "other thing")), list)
+}
+
+/// `2026-11-01T10:00:00`.
+fn short(time: &str) -> &str {
+    time.get(..19).unwrap_or(time)
+}
+
+/// How many of a list are not shown.
+fn before(count: usize) -> Html {
+    if count > LISTED { paragraph(format!("and {} before", count - LISTED)) } else { Html::default() }
+}
+
+fn checkpoints(checkpoints: &Checkpoints) -> Html {
+    let (shown, note) = match checkpoints {
+        Checkpoints::Stored(rows) => (stored(rows), Html::default()),
+        Checkpoints::Told(commits, reason) => (told(commits), paragraph(format!("Not asked where they lie: {reason}"))),
+    };
+    let shown = if checkpoints.count() == 0 { paragraph("None yet.") } else { shown.and(before(checkpoints.count())) };
+    shown.and(note)
+}
+
+fn stored(rows: &[Row]) -> Html {
+    let row = |row: &Row| {
+        let state = match (&row.damage, row.committed) {
+            (Some(damage), _) => format!("damaged: {damage}"),
+            (None, true) => "committed".into(),
+            (None, false) => "partial".into(),
+        };
+        let cells = [
+            row.step.to_string(),
+            row.generation.to_string(),
+            row.world.map_or_else(|| "-".into(), |world| world.to_string()),
+            size(row.bytes),
+            row.figure.map_or_else(|| "-".into(), significant),
+            row.committed_at.as_deref().map_or("-", short).to_owned(),
+            state,
+        ];
+        cells.map(Html::from).to_vec()
+    };
+    table(&["step", "generation", "workers", "size", "loss", "committed", "state"], rows.iter().take(LISTED).map(row))
+}
+
+fn told(commits: &[(u64, u64, String, f64)]) -> Html {
+    let row = |(step, generation, time, seconds): &(u64, u64, String, f64)| {
+        [step.to_string(), generation.to_string(), short(time).to_owned(), brief_seconds(*seconds)].map(Html::from).to_vec()
+    };
+    table(&["step", "generation", "committed", "took"], commits.iter().take(LISTED).map(row))
+}
+
+fn configuration(facts: &Facts) -> Html {
+    let chosen = match &facts.settings {
+        Err(reason) => paragraph(format!("The configuration cannot be understood: {reason}")),
+        Ok(settings) => {
+            let code = |text: &String| Html::element("code", &[], text.as_str());
+            let rows = settings.chosen.iter().map(|(key, value)| vec![code(key), code(value)]);
+            paragraph("What differs from the defaults, or has none:").and(table(&["key", "value"], rows))
+        }
+    };
+    let whole = facts.run_toml.as_deref().map(|text| details("all of run.toml", Html::element("pre", &[], text)));
+    chosen.and(whole.unwrap_or_else(|| paragraph("There is no run.toml, or it is empty.")))
+}
