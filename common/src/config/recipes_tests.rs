@@ -1,3 +1,5 @@
+//! Recipes that can be followed, and wrong ones, each of which is answered in one line.
+
 use super::*;
 use crate::config::load::from_str;
 

@@ -221,7 +221,7 @@ impl Store {
             return Err(self.failed("write", name, object_store::Error::Generic { store: "LocalFileSystem", source }));
         }
         let written = if total > WHOLE_PUT {
-            self.put_in_parts(name, &path, pieces, total, &mut seen).await
+            self.put_in_parts(&path, pieces, total, &mut seen).await
         } else {
             pieces.iter().for_each(|piece| seen(piece));
             self.backend.put(&path, pieces.into_iter().collect()).await.map(drop)
@@ -231,7 +231,6 @@ impl Store {
 
     async fn put_in_parts(
         &self,
-        name: &str,
         path: &Path,
         pieces: Vec<Bytes>,
         total: usize,
@@ -246,14 +245,7 @@ impl Store {
             written.map(|joined| joined.unwrap_or_else(|error| Err(error.into())))
         });
         match futures::stream::iter(parts).buffer_unordered(PARTS_IN_FLIGHT).try_collect::<()>().await {
-            Ok(()) => {
-                let completed = upload.complete().await.map(drop);
-                if completed.is_err() {
-                    // The backend leaves what it could not publish, and on a full disk there is no room for that.
-                    self.remove_unfinished_of(name);
-                }
-                completed
-            }
+            Ok(()) => upload.complete().await.map(drop),
             Err(error) => {
                 // Parts of an upload that nobody aborts stay billed; the first error is the one to report.
                 if let Err(abort) = upload.abort().await {

@@ -30,8 +30,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
         if !job.write(context, &autoencoder)? {
             return Ok(json!({"stopped": true}));
         }
-        let manifest = job.commit(context)?;
-        let fingerprint = manifest.as_ref().map(Manifest::fingerprint);
+        let fingerprint = context.complete(&job.writer)?;
         summary.insert(split.to_owned(), json!({"rows": job.images.dataset().rows(), "fingerprint": fingerprint}));
     }
     summary.insert("latents".to_owned(), context.config.data.latents.clone().into());
@@ -112,13 +111,6 @@ impl Split {
         }
         context.runtime.block_on(self.writer.write_shard(index, &columns))?;
         Ok(())
-    }
-
-    /// Rank 0 completes the data set while the others wait.
-    fn commit(&self, context: &mut JobContext) -> Result<Option<Manifest>> {
-        let manifest = if context.place.is_leader() { Some(context.runtime.block_on(self.writer.commit())?) } else { None };
-        context.collective.barrier()?;
-        Ok(manifest)
     }
 }
 

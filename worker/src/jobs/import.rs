@@ -36,7 +36,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
         } else {
             return Ok(json!({"stopped": true}));
         };
-        let fingerprint = job.commit(context)?;
+        let fingerprint = context.complete(&job.writer)?;
         let rows = job.part.count();
         tracing::info!("{}/{}: {rows} images, {state}", config.data.images, split.name());
         summary.insert(split.name().to_owned(), json!({"rows": rows, "state": state, "fingerprint": fingerprint}));
@@ -120,13 +120,6 @@ impl<'p> Job<'p> {
         let Some(columns) = pool.install(|| self.part.columns(self.writer.shard_rows(index), step))? else { return Ok(false) };
         written.push(context.runtime.block_on(self.writer.write_shard(index, &columns))?);
         Ok(true)
-    }
-
-    /// Rank 0 completes the data set while the others wait. Returns its fingerprint there.
-    fn commit(&self, context: &mut JobContext) -> Result<Option<String>> {
-        let manifest = if context.place.is_leader() { Some(context.runtime.block_on(self.writer.commit())?) } else { None };
-        context.collective.barrier()?;
-        Ok(manifest.map(|manifest| manifest.fingerprint().to_owned()))
     }
 }
 

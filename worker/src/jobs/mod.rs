@@ -32,11 +32,12 @@ pub use failure::{BadInput, failure_kind, is_out_of_memory, libtorch_cause, one_
 pub use reporter::Reporter;
 pub use stop::{SaveFlag, StopFlag};
 
-use crate::collectives::Communicator;
+use crate::collectives::{Collective, Communicator};
 use common::config::Config;
 use common::job::Job;
 use common::place::Place;
 use common::run_dir::RunDir;
+use common::shards::ShardWriter;
 
 /// What every job is given. The job owns it for its whole life and calls it from one thread.
 pub struct JobContext {
@@ -62,6 +63,15 @@ pub struct JobContext {
     pub device: tch::Device,
     /// Steps to profile; 0 for none.
     pub profile: u64,
+}
+
+impl JobContext {
+    /// Rank 0 completes the data set whose shards all workers have written, while the others wait. Returns its fingerprint there.
+    fn complete(&mut self, writer: &ShardWriter) -> anyhow::Result<Option<String>> {
+        let manifest = if self.place.is_leader() { Some(self.runtime.block_on(writer.commit())?) } else { None };
+        self.collective.barrier()?;
+        Ok(manifest.map(|manifest| manifest.fingerprint().to_owned()))
+    }
 }
 
 /// Runs `job` to its end and returns its summary; that of rank 0 counts.

@@ -36,7 +36,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
         } else {
             return Ok(json!({"stopped": true}));
         };
-        let fingerprint = part.commit(context)?;
+        let fingerprint = context.complete(&part.writer)?;
         tracing::info!("{}/{}: {} scenes, {state}", context.config.data.images, split.name(), part.count);
         let entry = json!({"scenes": part.count, "state": state, "fingerprint": fingerprint});
         summary.insert(split.name().to_owned(), entry);
@@ -120,13 +120,6 @@ impl Part {
     fn rows(&self, index: u32) -> u64 {
         let rows = self.writer.shard_rows(index);
         rows.end - rows.start
-    }
-
-    /// Rank 0 completes the data set while the others wait. Returns its fingerprint there.
-    fn commit(&self, context: &mut JobContext) -> Result<Option<String>> {
-        let manifest = if context.place.is_leader() { Some(context.runtime.block_on(self.writer.commit())?) } else { None };
-        context.collective.barrier()?;
-        Ok(manifest.map(|manifest| manifest.fingerprint().to_owned()))
     }
 }
 
