@@ -2,6 +2,8 @@
 //!
 //! A checkpoint is written once and hardly ever read. Through the page cache it costs a copy, pushes out the data that training reads, and
 //! waits for memory that has to be found first, which on busy or virtual machines is slower than the disk.
+//!
+//! Memory that begins at a block's border ([`aligned`]) is written from where it lies, other memory by way of a buffer.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -10,7 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::O_DIRECT;
@@ -18,8 +20,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::local;
 
-/// What addresses, lengths and offsets have to be multiples of.
-const BLOCK: usize = 4096;
+/// What addresses, lengths and offsets have to be multiples of, for a file to be written from where it lies in memory.
+pub const BLOCK: usize = 4096;
 /// Bytes per write.
 const BUFFER: usize = 4 << 20;
 /// Bytes that are copied and then looked at while they are in the processor's cache.
@@ -68,6 +70,21 @@ impl Buffer {
     }
 }
 
+/// What is written at once: whole blocks, but for the last of a file.
+enum Load {
+    Copied(Buffer),
+    Lent(Bytes),
+}
+
+impl Load {
+    fn blocks(&mut self) -> &[u8] {
+        match self {
+            Self::Copied(buffer) => buffer.blocks(),
+            Self::Lent(bytes) => bytes,
+        }
+    }
+}
+
 /// A file under the name of an unfinished write, which goes away with this unless it was published.
 struct Staged {
     path: PathBuf,
@@ -107,20 +124,19 @@ impl Staged {
         }
     }
 
-    /// Writes what a buffer holds behind what was written before; the buffer comes back empty.
-    fn write(&self, mut buffer: Buffer) -> JoinHandle<io::Result<Buffer>> {
+    /// Writes a load behind what was written before, which it comes back from.
+    fn write(&self, mut load: Load) -> JoinHandle<io::Result<Load>> {
         let file = self.file.clone();
         spawn_blocking(move || {
             let mut writer = &*file;
-            match writer.write_all(buffer.blocks()) {
+            match writer.write_all(load.blocks()) {
                 Err(error) if is_not_for_this_file_system(&error) => {
                     fcntl(&*file, FcntlArg::F_SETFL(OFlag::empty()))?;
-                    writer.write_all(buffer.blocks())?;
+                    writer.write_all(load.blocks())?;
                 }
                 written => written?,
             }
-            buffer.filled = 0;
-            Ok(buffer)
+            Ok(load)
         })
     }
 
@@ -149,35 +165,94 @@ fn is_not_for_this_file_system(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EINVAL as i32)
 }
 
+/// A file to which one load is written while the next is made ready.
+struct Sink {
+    staged: Staged,
+    /// Of the whole file.
+    length: usize,
+    /// What is not written yet.
+    buffer: Option<Buffer>,
+    writing: Option<JoinHandle<io::Result<Load>>>,
+}
+
+impl Sink {
+    /// Writes `piece` behind what came before: what can be lent as it lies, the rest by way of the buffer.
+    async fn add(&mut self, mut piece: Bytes, seen: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        while !piece.is_empty() {
+            let lent = self.lendable(&piece);
+            if lent > 0 {
+                self.flush().await?;
+                let now = piece.split_to(lent);
+                self.write(Load::Lent(now.clone())).await?;
+                seen(&now);
+                continue;
+            }
+            let buffer = self.buffer.get_or_insert_with(|| Buffer::for_files_of(self.length));
+            buffer.fill(&piece.split_to(buffer.room().min(piece.len())), seen);
+            if buffer.room() == 0 {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the first bytes of `piece` are whole blocks, in memory and in the file.
+    fn lendable(&self, piece: &Bytes) -> usize {
+        let before = self.buffer.as_ref().map_or(0, |buffer| buffer.filled);
+        let fits = before.is_multiple_of(BLOCK) && piece.as_ptr().addr().is_multiple_of(BLOCK);
+        if fits { BUFFER.min(piece.len() - piece.len() % BLOCK) } else { 0 }
+    }
+
+    /// Writes what the buffer holds.
+    async fn flush(&mut self) -> io::Result<()> {
+        match self.buffer.take_if(|buffer| buffer.filled > 0) {
+            Some(full) => self.write(Load::Copied(full)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to write `load` when the one before is written.
+    async fn write(&mut self, load: Load) -> io::Result<()> {
+        self.wait().await?;
+        self.writing = Some(self.staged.write(load));
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> io::Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        if let Load::Copied(buffer) = joined(writing).await? {
+            self.buffer.get_or_insert(Buffer { filled: 0, ..buffer });
+        }
+        Ok(())
+    }
+
+    async fn end(mut self) -> io::Result<Staged> {
+        self.wait().await?;
+        Ok(self.staged)
+    }
+}
+
 /// Writes `pieces` one after the other to the file `target`, replacing an older one at once or not at all. When this returns, the file
 /// survives a power cut. `seen` is shown every byte once and in order, while those before it are on their way.
 pub(super) async fn put(target: PathBuf, pieces: &[Bytes], seen: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let length = pieces.iter().map(Bytes::len).sum();
     let path = target.clone();
     let staged = joined(spawn_blocking(move || Staged::create_below(&path))).await?;
-    let (mut buffer, mut writing) = (Buffer::for_files_of(length), None);
+    let mut sink = Sink { staged, length, buffer: None, writing: None };
     for piece in pieces {
-        let mut rest = &piece[..];
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(buffer.room().min(rest.len()));
-            buffer.fill(now, seen);
-            rest = later;
-            if buffer.room() == 0 {
-                let free = match writing.take() {
-                    Some(before) => joined(before).await?,
-                    None => Buffer::for_files_of(length),
-                };
-                writing = Some(staged.write(std::mem::replace(&mut buffer, free)));
-            }
-        }
+        sink.add(piece.clone(), seen).await?;
     }
-    if let Some(before) = writing {
-        joined(before).await?;
-    }
-    if buffer.filled > 0 {
-        joined(staged.write(buffer)).await?;
-    }
+    sink.flush().await?;
+    let staged = sink.end().await?;
     joined(spawn_blocking(move || staged.publish(length as u64, &target))).await
+}
+
+/// Memory for `length` bytes that a local folder can write from where it lies. It keeps its place as long as it is not made larger.
+pub fn aligned(length: usize) -> BytesMut {
+    let mut memory = BytesMut::zeroed(length + BLOCK);
+    memory.advance(memory.as_ptr().align_offset(BLOCK).min(BLOCK));
+    memory.truncate(length);
+    memory
 }
 
 /// The bytes `range` of the file `path`; fewer if it ends before.
@@ -238,11 +313,29 @@ mod tests {
         sizes.iter().map(|&size| (0..size).map(|index| (index % 251) as u8).collect::<Vec<_>>().into()).collect()
     }
 
+    fn in_blocks(piece: &Bytes) -> Bytes {
+        let mut memory = aligned(piece.len());
+        memory.copy_from_slice(piece);
+        assert!(memory.as_ptr().addr().is_multiple_of(BLOCK));
+        let lent = memory.freeze();
+        let back = lent.try_into_mut().unwrap();
+        assert!(back.as_ptr().addr().is_multiple_of(BLOCK), "it keeps its place when it has been lent");
+        back.freeze()
+    }
+
     /// Sizes around the borders of blocks and buffers, on the disk of the system's temporary files and in memory.
     #[tokio::test]
     async fn files_hold_the_pieces_in_order_and_every_byte_was_seen_once() {
-        let cases: [&[usize]; 6] =
-            [&[], &[0, 1], &[BLOCK, 1], &[BUFFER], &[100, BUFFER - 100, 7], &[BUFFER + 1, BUFFER * 2 - 1, 3 * BLOCK + 17]];
+        let cases: [&[usize]; 8] = [
+            &[],
+            &[0, 1],
+            &[BLOCK, 1],
+            &[BUFFER],
+            &[100, BUFFER - 100, 7],
+            &[BUFFER + 1, BUFFER * 2 - 1, 3 * BLOCK + 17],
+            &[BLOCK, 3 * BUFFER + 100],
+            &[BUFFER - BLOCK, BUFFER, 2 * BLOCK + 1, BUFFER],
+        ];
         let memory = Path::new("/dev/shm");
         for root in [std::env::temp_dir().as_path(), memory].into_iter().filter(|root| root.is_dir()) {
             let folder = tempfile::tempdir_in(root).unwrap();
@@ -253,6 +346,10 @@ mod tests {
                 let whole = pieces.concat();
                 assert!(std::fs::read(&target).unwrap() == whole && seen == whole, "{sizes:?} in {}", root.display());
                 assert_eq!(std::fs::read_dir(target.parent().unwrap()).unwrap().count(), 1, "nothing beside it");
+                // The same out of memory that can be written as it lies.
+                let (lent, mut seen) = (pieces.iter().map(in_blocks).collect::<Vec<_>>(), Vec::new());
+                put(target.clone(), &lent, &mut |bytes| seen.extend_from_slice(bytes)).await.unwrap();
+                assert!(std::fs::read(&target).unwrap() == whole && seen == whole, "{sizes:?} in blocks in {}", root.display());
                 for range in [0..whole.len(), 1..whole.len() + 1, BLOCK..BLOCK + 10, whole.len() + 9..whole.len() + 10] {
                     let expected = &whole[range.start.min(whole.len())..range.end.min(whole.len())];
                     let found = get_range(target.clone(), range.start as u64..range.end as u64).await.unwrap();

@@ -13,6 +13,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
+pub use direct::{BLOCK, aligned};
 pub use error::StorageError;
 
 use std::ops::Range;

@@ -8,6 +8,7 @@ use crate::training::parameters::Entry;
 use crate::training::step::TrainingState;
 use bytes::Bytes;
 use common::official::weights_part;
+use common::storage::BLOCK;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
@@ -96,8 +97,9 @@ impl Part {
         let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let metadata = Metadata::new(Some(about), tensors.collect()).map_err(|error| error.to_string())?;
         let mut text = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
-        // Tensors start at a multiple of 8 bytes.
-        text.resize(text.len().next_multiple_of(8), b' ');
+        // Tensors start at a block's border, so that they can be written from where they lie.
+        const LENGTH: usize = size_of::<u64>();
+        text.resize((LENGTH + text.len()).next_multiple_of(BLOCK) - LENGTH, b' ');
         Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat().into())
     }
 }

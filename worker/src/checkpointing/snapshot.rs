@@ -4,6 +4,7 @@ use super::CheckpointingError;
 use super::parts::Part;
 use bytes::{Bytes, BytesMut};
 use common::crash::{self, Point};
+use common::storage::aligned;
 use tch::{Device, Kind, Tensor};
 use torch_shim::memory::{copy_non_blocking, empty_pinned};
 
@@ -38,7 +39,9 @@ impl Snapshot {
     pub(super) fn take(&mut self, flat: &[Tensor]) -> Result<(), CheckpointingError> {
         let _guard = tch::no_grad_guard();
         for (part, _, room) in &mut self.parts {
-            room.resize(part.bytes(), 0);
+            if room.len() != part.bytes() {
+                *room = aligned(part.bytes());
+            }
             let mut rest = &mut room[..];
             for variable in part.variables(flat) {
                 let values = variable.tensor.detach().to_kind(Kind::Float).contiguous().flatten(0, -1);
