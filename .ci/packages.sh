@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the system packages that the build needs, where they are missing: a compiler for torch-sys, Open MPI for the worker,
 # libclang for the MPI bindings, venv for libtorch. `packages.sh test` adds what the tests' cluster is made of (tests/cluster), for
-# root, who alone can bring it up, npm for a server that speaks Azure's protocol, and a browser for the report of a run. Apart from the
-# Makefile because it is the one part that differs between systems.
+# root, who alone can bring it up, sshfs for a folder behind a network protocol, npm for a server that speaks Azure's protocol, and a
+# browser for the report of a run. Apart from the Makefile because it is the one part that differs between systems.
 set -eu
 
 missing=""
@@ -34,6 +34,7 @@ fi
 if [ "${1:-}" = test ]; then
     need nodejs node --version
     need npm npm --version
+    need sshfs sshfs --version
     # Ubuntu has no package of it: the tests that need it are skipped there, by name.
     chromium --version >/dev/null 2>&1 || wanted="chromium"
 fi

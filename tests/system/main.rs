@@ -13,6 +13,7 @@ mod importing;
 mod lab;
 mod light_binary;
 mod nccl;
+mod network_folder;
 mod object_server;
 mod official;
 mod peers;

@@ -99,7 +99,7 @@ impl Inspector {
             while let Some(piece) = reader.next().await? {
                 read(piece.len() as u64);
             }
-            reader.finish()?;
+            reader.finish().await?;
         }
         Ok(())
     }

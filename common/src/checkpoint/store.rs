@@ -279,7 +279,7 @@ impl CheckpointStore {
     async fn verify_part(&self, part: &Part) -> Result<(), CheckpointError> {
         let mut reader = self.reader(part).await?;
         while reader.next().await?.is_some() {}
-        reader.finish()
+        reader.finish().await
     }
 
     /// The manifest first, and for good: a half-removed checkpoint must not look like a whole one.

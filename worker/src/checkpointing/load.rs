@@ -248,7 +248,7 @@ async fn read_once_into(store: &CheckpointStore, part: &Written, variables: &[Va
         }
     }
     // What is damaged need not make sense.
-    reader.finish()?;
+    reader.finish().await?;
     understood.and_then(|()| incoming.finish()).map_err(Into::into)
 }
 

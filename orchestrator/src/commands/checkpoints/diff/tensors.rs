@@ -94,8 +94,8 @@ async fn in_step(
         position = end;
     }
     // A flipped bit is damage, and no difference.
-    from_a.finish()?;
-    from_b.finish()?;
+    from_a.finish().await?;
+    from_b.finish().await?;
     let mut found = PartDifference::nothing(&a.1.name, Some(slots.len()));
     for slot in slots {
         let Slot { name, shape, comparison, .. } = slot;
