@@ -38,7 +38,9 @@ impl Mounted {
             return skip("no sftp-server is installed");
         };
         let [folder, behind] = ["net", "behind"].map(|name| place.join(name));
-        [&folder, &behind].map(|folder| fs::create_dir(folder).unwrap());
+        for folder in [&folder, &behind] {
+            fs::create_dir(folder).unwrap();
+        }
         let (server, script) = (place.join("server"), place.join("serve.sh"));
         fs::write(&script, format!("#!/bin/sh\necho $$ >{}\nexec {program}\n", server.display())).unwrap();
         fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
