@@ -9,11 +9,13 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod local;
+mod pattern;
 mod remote;
 #[cfg(test)]
 mod tests;
 
 pub use error::StorageError;
+pub use pattern::Pattern;
 
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};

@@ -14,6 +14,7 @@ mod rows;
 mod transfer;
 
 pub use codec::{CodecError, decode, encode_columns, image_column, label_column};
+use codec::{encode_row, holds};
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice, Supply};
