@@ -51,6 +51,19 @@ fn what_cannot_be_imported_is_refused_and_leaves_nothing_behind() {
     lab.launch(&["--job", "import", "--set", absent]).expect_refusal(&["import.source", "absent"]);
     assert!(!lab.path().join("runs").exists(), "known before anything is started");
 
+    fs::create_dir(lab.path().join("empty")).unwrap();
+    for (layout, source, words) in [
+        ("images", "empty", "nothing to import"),
+        ("webdataset", "empty", "nothing to import"),
+        ("webdataset", "page.tar", "the archive is truncated, damaged or of another kind"),
+        ("webdataset", "pictures/{a,b}.tar", "a.tar does not exist"),
+    ] {
+        fs::write(lab.path().join("page.tar"), "<html>404</html>".repeat(100)).unwrap();
+        let import = format!("import={{ layout = \"{layout}\", source = \"{source}\" }}");
+        lab.launch(&["--job", "import", "--set", &import]).expect_refusal(&[source.split('/').next().unwrap(), words]);
+        assert!(snapshot(&images).is_empty(), "{:?}", snapshot(&images).keys());
+    }
+
     // The last one, so that a shard is finished before.
     let picture = lab.path().join("pictures/train/19.png");
     let bytes = fs::read(&picture).unwrap();

@@ -123,8 +123,7 @@ impl DataError {
     /// Whether the input is at fault, so that trying again cannot help.
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Shard(error) => !matches!(error, ShardError::Storage(_)),
-            Self::Storage(error) => matches!(error, StorageError::Url { .. } | StorageError::Name { .. }),
+            Self::Shard(ShardError::Storage(error)) | Self::Storage(error) => error.is_refusal(),
             Self::Stopped(_) | Self::Device(_) | Self::NotDecoded | Self::Labels(_) => false,
             _ => true,
         }
