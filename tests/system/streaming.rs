@@ -51,7 +51,7 @@ fn jpeg_images_from_a_bucket_train_as_those_from_a_folder_and_are_fetched_once()
     let status: Value = serde_json::from_slice(&fs::read(lab.path().join("runs/again/status.json")).unwrap()).unwrap();
     assert_eq!(status["progress"]["fields"]["cache_hit_rate"], 1.0, "{status}");
     let said = lab.start(&["status", "runs/again"]).wait(PATIENCE);
-    assert!(said.stdout.contains("of the time waiting for data (100% of its blocks at hand)"), "{}", said.stdout);
+    assert!(said.stdout.contains("of the time waiting for data (100 % of its blocks at hand)"), "{}", said.stdout);
 }
 
 /// Bytes of memory that a process has.
@@ -66,7 +66,7 @@ fn resident(process: Pid) -> u64 {
 fn memory_does_not_grow_from_epoch_to_epoch() {
     const GROWTH: u64 = 20 << 20;
     let lab = with_jpeg();
-    let settings = ["train.global_batch=64", "train.steps=340", "cluster.workers_per_node=1", "checkpoint.every_steps=0"];
+    let settings = ["train.global_batch=64", "train.steps=340", "cluster.workers_per_node=1", "checkpoint.every_steps=1000"];
     let mut launch = lab.start_launch(&settings.map(|setting| ["--set", setting]).concat());
     let mut resident_after = |step: u64| {
         launch.wait_until(&format!("step {step}"), PATIENCE, || last_step(&lab.run()).filter(|at| *at >= step));

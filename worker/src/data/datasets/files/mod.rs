@@ -79,11 +79,11 @@ impl Files {
             return Err(ImportError::Mixed { url: source.url(), one, other });
         }
         let (mut entries, mut spots, mut opened) = (Vec::new(), Vec::new(), Vec::new());
-        for (entry, reader) in archives.iter().zip(readers) {
-            let (archive, inside) = match Kind::of(&entry.name) {
-                Some(Kind::Zip) => open_zip(reader)?,
-                _ => open_tar(reader)?,
-            };
+        let indexed = archives.par_iter().zip(readers).map(|(entry, reader)| match Kind::of(&entry.name) {
+            Some(Kind::Zip) => open_zip(reader),
+            _ => open_tar(reader),
+        });
+        for (archive, inside) in indexed.collect::<Result<Vec<_>, _>>()? {
             for (entry, at) in inside {
                 entries.push(entry);
                 spots.push(Spot { archive: opened.len(), at });
