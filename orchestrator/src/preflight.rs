@@ -11,7 +11,7 @@ use common::config::{Config, ConfigError, EditImage, edit_tasks};
 use common::job::Job;
 use common::place::{host_name, same_host};
 use common::shards::{Dataset, ShardError};
-use common::storage::{StorageError, Store};
+use common::storage::{Pattern, StorageError, Store};
 
 use crate::launchers::{LaunchSpec, Launcher, ProcessSpec};
 
@@ -202,7 +202,7 @@ async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
 fn check_source(config: &Config) -> Result<(), PreflightError> {
     let import = config.import.as_ref().ok_or(PreflightError::NothingToImport)?;
     match Store::open(&import.source)?.local_path() {
-        Some(path) if !path.exists() => Err(PreflightError::NoSource { path }),
+        Some(path) if !path.exists() && Pattern::split(&import.source).is_none() => Err(PreflightError::NoSource { path }),
         _ => Ok(()),
     }
 }

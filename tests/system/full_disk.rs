@@ -3,12 +3,15 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::lab::{Lab, PATIENCE};
-use crate::records::{generations, newest, wait_for, weights_in};
+use crate::lab::{Lab, PATIENCE, binary};
+use crate::object_server::{ObjectServer, READING};
+use crate::processes::Running;
+use crate::records::{final_weights, generations, newest, wait_for, weights_in};
 use crate::survival::{STEPS, undisturbed};
 use common::storage::Store;
 
@@ -125,4 +128,28 @@ fn a_disk_that_was_full_for_a_while_costs_a_checkpoint_and_no_restart() {
     assert_eq!(generations(&lab.run()), 1);
     assert_eq!(&weights_in(&disk.folder, STEPS), undisturbed());
     assert!(!lab.run().checkpoints().exists(), "only where the configuration says");
+}
+
+#[test]
+fn a_full_disk_ends_the_caching_of_blocks_and_nothing_else() {
+    let lab = Lab::prepared();
+    // Room for the marks of the cache and no block.
+    let Some(disk) = Disk::new(lab.path().join("small"), 3 * 4096, "a_full_disk_ends_the_caching_of_blocks_and_nothing_else")
+    else {
+        return;
+    };
+    let server = ObjectServer::start(READING, u32::MAX, 0);
+    server.behave();
+    server.fill("latents", &lab.path().join("data/latents"));
+    let mut command = Command::new(binary("orchestrator"));
+    command.args(["launch", "--config", "tiny.toml", "--set", "data.latents=s3://bucket/latents"]).current_dir(lab.path());
+    command.args(["--set", &format!("data.cache_folder={}", disk.folder.display())]);
+    server.introduce(&mut command);
+    Running::start_piped(command).wait(PATIENCE).expect_success();
+    assert_eq!(&final_weights(&lab.run(), STEPS), undisturbed());
+    for rank in [0, 1] {
+        let log = fs::read_to_string(lab.run().log_file(1, rank)).unwrap();
+        let warnings: Vec<&str> = log.lines().filter(|line| line.contains("cache") && line.contains("No space left")).collect();
+        assert_eq!(warnings.len(), 1, "{log}");
+    }
 }

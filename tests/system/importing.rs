@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::lab::Lab;
+use common::shards::{Dataset, OwnedRows};
+use common::storage::Store;
+
+use crate::lab::{Lab, PATIENCE};
+use crate::records::wait_for;
 use crate::snapshot::snapshot;
 
 /// The pictures of this repository's documentation.
@@ -47,6 +51,19 @@ fn what_cannot_be_imported_is_refused_and_leaves_nothing_behind() {
     lab.launch(&["--job", "import", "--set", absent]).expect_refusal(&["import.source", "absent"]);
     assert!(!lab.path().join("runs").exists(), "known before anything is started");
 
+    fs::create_dir(lab.path().join("empty")).unwrap();
+    for (layout, source, words) in [
+        ("images", "empty", "nothing to import"),
+        ("webdataset", "empty", "nothing to import"),
+        ("webdataset", "page.tar", "the archive is truncated, damaged or of another kind"),
+        ("webdataset", "pictures/{a,b}.tar", "a.tar does not exist"),
+    ] {
+        fs::write(lab.path().join("page.tar"), "<html>404</html>".repeat(100)).unwrap();
+        let import = format!("import={{ layout = \"{layout}\", source = \"{source}\" }}");
+        lab.launch(&["--job", "import", "--set", &import]).expect_refusal(&[source.split('/').next().unwrap(), words]);
+        assert!(snapshot(&images).is_empty(), "{:?}", snapshot(&images).keys());
+    }
+
     // The last one, so that a shard is finished before.
     let picture = lab.path().join("pictures/train/19.png");
     let bytes = fs::read(&picture).unwrap();
@@ -55,4 +72,43 @@ fn what_cannot_be_imported_is_refused_and_leaves_nothing_behind() {
     assert!(snapshot(&images).is_empty(), "{:?}", snapshot(&images).keys());
     fs::write(&picture, bytes).unwrap();
     lab.launch(&IMPORT).expect_success();
+}
+
+/// Whatever is exported comes back as it was, row by row: raw, and with pictures that would lose by being encoded again.
+#[test]
+fn what_was_exported_to_tar_files_comes_back_byte_by_byte() {
+    for format in ["raw", "jpeg"] {
+        let lab = Lab::empty();
+        let format = format!("data.image_format={format}");
+        for job in ["scenes", "autoencoder", "encode"] {
+            lab.launch(&["--job", job, "--set", &format]).expect_success();
+        }
+        let export = ["shards", "export", "data/latents", "--format", "webdataset", "--to", "tars"];
+        lab.start(&export).wait(PATIENCE).expect_success();
+        let source = "import={ layout = \"webdataset\", source = \"tars\" }";
+        lab.launch(&["--job", "import", "--set", &format, "--set", "data.images=back", "--set", source]).expect_success();
+        for split in ["train", "validation"] {
+            let open = |folder: &str| {
+                let store = Store::open(lab.path().join(folder).to_str().unwrap()).unwrap().child(split);
+                wait_for(Dataset::open(store, 0)).unwrap()
+            };
+            let (original, back) = (open("data/latents"), open("back"));
+            let rows: Vec<u64> = (0..original.rows()).collect();
+            assert_eq!(back.rows(), original.rows());
+            assert_eq!(back.manifest().schema.columns.len(), original.manifest().schema.columns.len());
+            for column in &original.manifest().schema.columns {
+                assert_eq!(back.manifest().schema.column(&column.name), Some(column));
+                let [one, other] = [&original, &back].map(|dataset| wait_for(dataset.read(&column.name, &rows)).unwrap());
+                assert!(same(&one, &other), "{} of {split} with {format}", column.name);
+            }
+        }
+    }
+}
+
+fn same(one: &OwnedRows, other: &OwnedRows) -> bool {
+    match (one, other) {
+        (OwnedRows::Fixed(one), OwnedRows::Fixed(other)) => one == other,
+        (OwnedRows::Encoded(one), OwnedRows::Encoded(other)) => one == other,
+        _ => false,
+    }
 }

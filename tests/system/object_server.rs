@@ -43,9 +43,13 @@ const UPLOADING: &str = "#uploading/";
 /// Longer than the clients of a test wait.
 const SILENCE: Duration = Duration::from_secs(4);
 
+/// Of which requests, by method and key (empty for a list), and the status and code of the answer.
+type Refusal = (fn(&str, &str) -> bool, &'static str, &'static str);
+
 #[derive(Default)]
 struct State {
     behaves: bool,
+    refusal: Option<Refusal>,
     objects: BTreeMap<String, Vec<u8>>,
     faults: BTreeMap<Fault, usize>,
     /// Objects of which a bit was another one once.
@@ -148,6 +152,16 @@ impl ObjectServer {
         self.state.lock().unwrap().behaves = true;
     }
 
+    /// From now on refuses the requests that `is_it` names by method and key (empty for a list), with this status and code.
+    pub fn refuse(&self, status: &'static str, code: &'static str, is_it: fn(&str, &str) -> bool) {
+        self.state.lock().unwrap().refusal = Some((is_it, status, code));
+    }
+
+    /// From now on refuses nothing.
+    pub fn permit(&self) {
+        self.state.lock().unwrap().refusal = None;
+    }
+
     /// How often what went wrong.
     pub fn faults(&self) -> BTreeMap<Fault, usize> {
         self.state.lock().unwrap().faults.clone()
@@ -207,6 +221,10 @@ impl ObjectServer {
     fn answer(&self, request: &Request) -> Answer {
         let mut state = self.state.lock().unwrap();
         let plain = |status| Answer { status, headers: String::new(), body: Vec::new() };
+        if let Some((_, status, code)) = state.refusal.filter(|(is_it, ..)| is_it(&request.method, &request.key)) {
+            let body = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>").into_bytes();
+            return Answer { status, headers: XML.into(), body };
+        }
         match request.method.as_str() {
             "PUT" if request.must_be_new() && state.objects.contains_key(&request.key) => plain("412 Precondition Failed"),
             "POST" if request.query.starts_with("uploads") => begin_upload(),

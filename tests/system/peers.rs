@@ -113,3 +113,26 @@ fn diffusers_opens_what_is_exported() {
         assert!(equal, "{said}");
     }
 }
+
+#[test]
+fn python_reads_what_is_exported_of_a_data_set() {
+    let Some(python) = python("python_reads_what_is_exported_of_a_data_set") else { return };
+    let lab = Lab::empty();
+    for job in ["scenes", "autoencoder", "encode"] {
+        lab.launch(&["--job", job, "--set", "data.image_format=jpeg", "--set", "data.flip=true"]).expect_success();
+    }
+    let data = lab.path().join("data/latents");
+    let export = |from: &str, format: &str, to: &str| {
+        lab.start(&["shards", "export", from, "--format", format, "--to", to]).wait(PATIENCE).expect_success();
+        lab.path().join(to)
+    };
+    let tars = export("data/latents", "webdataset", "tars");
+    // Only what is trained on has moments of mirrored images.
+    let latents = export("data/latents/train", "lightningdit", "latents");
+    let [data, tars, latents] = [data, tars, latents].map(|path| path.display().to_string());
+    let (equal, said) = compare(&python, "shards.py", &[&data, "--webdataset", &tars, "--lightningdit", &latents]);
+    assert!(equal, "{said}");
+    for line in ["64 samples of train are the same by by_tarfile", "64 latents of train are the means of the moments"] {
+        assert!(said.contains(line), "{line}:\n{said}");
+    }
+}

@@ -9,7 +9,7 @@ pub struct ImportConfig {
     /// How the data set is laid out.
     pub layout: ImportLayout,
     /// Where it lies: a folder, an archive (`.zip`, `.tar`, `.tar.gz`), a folder of archives, or a TFRecord file; a local path, `file://`,
-    /// `s3://`, `gs://` or `az://`.
+    /// `s3://`, `gs://` or `az://`. Its last part may name several files: `train-{0000..0147}.tar`, `*.tar`.
     pub source: String,
     /// Side of the centred square that is kept, as a share of the shorter side of the image. It is scaled to `data.resolution`.
     #[serde(default = "defaults::crop")]
@@ -51,6 +51,8 @@ pub enum ImportLayout {
     Ffhq,
     /// A folder of images, no masks.
     Images,
+    /// Tar files of samples, as `orchestrator shards export` and others write them.
+    Webdataset,
 }
 
 impl ImportLayout {
@@ -59,7 +61,7 @@ impl ImportLayout {
     pub fn max_objects(self) -> usize {
         match self {
             Self::Movi | Self::MoviDump => 23,
-            Self::Clevr | Self::ClevrMasks | Self::Clevrtex | Self::Ffhq | Self::Images => 10,
+            Self::Clevr | Self::ClevrMasks | Self::Clevrtex | Self::Ffhq | Self::Images | Self::Webdataset => 10,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What goes wrong between the program and its objects, and what the backends' own errors mean.
 
 use super::local;
+use super::refusal::Refusal;
 
 /// What goes wrong between the program and its objects; each names the object or the URL.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,17 @@ pub enum StorageError {
         /// Whether it is the quota that is used up, and not the disk.
         quota: bool,
     },
-    /// The store refused or failed.
+    /// The store refuses, and will again.
+    #[error("cannot {action} {object}: {refusal}")]
+    Refused {
+        /// What was tried: read, write, list, delete.
+        action: &'static str,
+        /// The object or folder.
+        object: String,
+        /// Why, and what to do.
+        refusal: Refusal,
+    },
+    /// The store failed.
     #[error("cannot {action} {object}: {source}")]
     Backend {
         /// What was tried: read, write, list, delete.
@@ -64,6 +75,11 @@ impl StorageError {
     /// Whether the object simply is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the store or this program refuses, so that trying again cannot help.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Url { .. } | Self::Name { .. })
     }
 }
 

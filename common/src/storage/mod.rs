@@ -9,12 +9,16 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
 mod local;
+mod pattern;
+mod refusal;
 mod remote;
 #[cfg(test)]
 mod tests;
 
 pub use direct::{BLOCK, aligned};
 pub use error::StorageError;
+pub use pattern::Pattern;
+pub use refusal::Refusal;
 
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
@@ -151,8 +155,11 @@ impl Store {
         match self.backend.get_range(&path, range.clone()).await {
             Ok(bytes) => self.check_size(name, range.end, range.start + bytes.len() as u64).map(|()| bytes),
             Err(error) => {
-                // Stores word a range beyond the end in different ways, so the size tells.
                 let error = self.failed("read", name, error);
+                if error.is_refusal() {
+                    return Err(error);
+                }
+                // Stores word a range beyond the end in different ways, so the size tells.
                 match self.size(name).await {
                     Ok(Some(found)) if found < range.end => Err(self.wrong_size(name, range.end, found)),
                     _ => Err(error),
@@ -194,6 +201,9 @@ impl Store {
                 Err(error) if knows_no_create(&error) => return self.put(name, bytes).await,
                 Err(error) => error,
             };
+            if Refusal::of(&error).is_some() {
+                return Err(self.failed("write", name, error));
+            }
             // Whatever was answered, what lies there now decides.
             let there = self.get(name).await;
             if there.as_ref().is_ok_and(|there| *there == bytes) {
@@ -261,10 +271,10 @@ impl Store {
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, StorageError> {
         let prefix = self.child(folder).prefix;
         let found: Result<Vec<_>, _> = self.backend.list(Some(&prefix)).try_collect().await;
-        let found = match found {
+        let found = match found.map_err(|error| self.failed("list", folder, error)) {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => Vec::new(),
-            Err(error) => return Err(self.failed("list", folder, error)),
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error),
         };
         let relative =
             |path: &Path| Some(path.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>());
@@ -294,7 +304,9 @@ impl Store {
             match self.backend.delete(&path).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => break,
                 // Backends do not delete again what may be deleted already.
-                Err(error) if self.local.is_none() && attempts_left > 0 => self.pause_after(name, &error).await,
+                Err(error) if self.local.is_none() && attempts_left > 0 && Refusal::of(&error).is_none() => {
+                    self.pause_after(name, &error).await;
+                }
                 Err(error) => return Err(self.failed("delete", name, error)),
             }
         }
@@ -385,6 +397,9 @@ impl Store {
     }
 
     fn failed(&self, action: &'static str, name: &str, error: object_store::Error) -> StorageError {
+        if let Some(refusal) = Refusal::of(&error) {
+            return StorageError::Refused { action, object: self.name_url(name), refusal };
+        }
         match error {
             object_store::Error::NotFound { .. } => StorageError::NotFound { object: self.name_url(name) },
             error if matches!(errno(&error), Some(local::ENOSPC | local::EDQUOT)) => {

@@ -146,3 +146,28 @@ fn a_full_disk_is_called_that() {
     let unlinked = object_store::Error::Generic { store: "local", source: std::io::Error::from_raw_os_error(local::EPERM).into() };
     assert!(knows_no_create(&unlinked));
 }
+
+/// What clouds answer, with a document, or without one to HEAD.
+#[test]
+fn what_a_store_refuses_for_good_is_told_in_words() {
+    let store = Store::open("s3://bucket/run").unwrap();
+    let told = |status: &str, code: Option<&str>| {
+        let body = code.map_or_else(String::new, |code| format!("<Error><Code>{code}</Code><Message>No.</Message></Error>"));
+        let source = std::io::Error::other(format!("Server returned non-2xx status code: {status}: {body}")).into();
+        store.failed("read", "a", object_store::Error::Generic { store: "S3", source })
+    };
+    for (status, code, words) in [
+        ("403 Forbidden", Some("AccessDenied"), "the store denies it (AccessDenied)"),
+        ("403 Forbidden", None, "the store denies it (403)"),
+        ("403 Forbidden", Some("SignatureDoesNotMatch"), "does not accept the credentials (SignatureDoesNotMatch)"),
+        ("403 Forbidden", Some("RequestTimeTooSkewed"), "set the clock of this host"),
+        ("400 Bad Request", Some("ExpiredToken"), "the credentials have expired (ExpiredToken); get new ones"),
+        ("404 Not Found", Some("NoSuchBucket"), "there is no such bucket (NoSuchBucket)"),
+    ] {
+        let error = told(status, code);
+        assert!(error.is_refusal() && !error.is_not_found(), "{error}");
+        assert!(error.to_string().starts_with("cannot read s3://bucket/run/a: ") && error.to_string().contains(words), "{error}");
+    }
+    assert!(!told("503 Slow Down", Some("SlowDown")).is_refusal());
+    assert!(!told("404 Not Found", Some("NoSuchKey")).is_refusal());
+}

@@ -124,6 +124,12 @@ pub enum CheckpointingError {
 impl CheckpointingError {
     /// Whether the input is at fault, so that trying again cannot help.
     pub fn is_bad_input(&self) -> bool {
+        if let Self::Again { cause, .. } | Self::Last { cause, .. } = self {
+            return cause.is_bad_input();
+        }
+        if let Self::Checkpoint(CheckpointError::Storage(error)) = self {
+            return error.is_refusal();
+        }
         matches!(
             self,
             Self::Url(_)

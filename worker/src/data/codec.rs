@@ -99,6 +99,37 @@ fn read<D: ImageDecoder>(decoder: Result<D, ImageError>, layout: &Layout, pixels
     decoder.read_image(pixels).map_err(|error| error.to_string())
 }
 
+/// One row of `column` as it is stored.
+///
+/// # Errors
+/// A column that holds no images.
+pub(super) fn encode_row(column: &Column, row: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    match column.encoding {
+        Some(encoding) => encode(column, encoding, &row),
+        None => Ok(row),
+    }
+}
+
+/// Whether a file is what [`decode`] reads from `column`: of its kind, size and colours, by its header.
+pub(super) fn holds(column: &Column, file: &[u8]) -> bool {
+    let Ok(layout) = Layout::of(column) else { return false };
+    match column.encoding {
+        None => false,
+        Some(Encoding::Png) => is_of(png::PngDecoder::new(Cursor::new(file)), &layout),
+        Some(Encoding::Jpeg { .. }) => is_of(jpeg::JpegDecoder::new(Cursor::new(file)), &layout),
+        Some(Encoding::Webp { .. }) => webp::BitstreamFeatures::new(file).is_some_and(|found| {
+            let plain = !found.has_alpha() && !found.has_animation() && layout.colour == ColorType::Rgb8;
+            plain && (found.width(), found.height()) == (layout.width, layout.height)
+        }),
+    }
+}
+
+fn is_of<D: ImageDecoder>(decoder: Result<D, ImageError>, layout: &Layout) -> bool {
+    decoder.is_ok_and(|decoder| {
+        decoder.dimensions() == (layout.width, layout.height) && decoder.original_color_type() == layout.colour.into()
+    })
+}
+
 fn encode(column: &Column, encoding: Encoding, pixels: &[u8]) -> Result<Vec<u8>, CodecError> {
     let (Layout { width, height, colour }, failed) = (Layout::of(column)?, Failure::of(column));
     let (mut bytes, kind) = (Vec::new(), ExtendedColorType::from(colour));

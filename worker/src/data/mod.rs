@@ -14,6 +14,7 @@ mod rows;
 mod transfer;
 
 pub use codec::{CodecError, decode, encode_columns, image_column, label_column};
+use codec::{encode_row, holds};
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice, Supply};
@@ -122,8 +123,7 @@ impl DataError {
     /// Whether the input is at fault, so that trying again cannot help.
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Shard(error) => !matches!(error, ShardError::Storage(_)),
-            Self::Storage(error) => matches!(error, StorageError::Url { .. } | StorageError::Name { .. }),
+            Self::Shard(ShardError::Storage(error)) | Self::Storage(error) => error.is_refusal(),
             Self::Stopped(_) | Self::Device(_) | Self::NotDecoded | Self::Labels(_) => false,
             _ => true,
         }

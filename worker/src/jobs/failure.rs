@@ -9,6 +9,7 @@ use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
 use common::control::FailureKind;
 use common::shards::ShardError;
+use common::storage::StorageError;
 use std::fmt;
 
 /// Marks an error whose cause is the user's input: configuration, data set, checkpoint, folder. It prints as the error itself.
@@ -66,6 +67,8 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<ImportError>().is_some_and(ImportError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
+        || matches!(cause.downcast_ref(), Some(ShardError::Storage(error)) if error.is_refusal())
+        || cause.downcast_ref().is_some_and(StorageError::is_refusal)
         || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))
 }
 

@@ -57,7 +57,7 @@ impl<'p> Job<'p> {
         let store = Store::open(&config.data.images)?.child(split.name());
         let metadata = metadata(config, import, split, &part);
         let rows_per_shard = config.data.rows_per_shard as u64;
-        let writer = ShardWriter::open(store, part.format().schema(), metadata, part.count(), rows_per_shard);
+        let writer = ShardWriter::open(store, part.format().schema().clone(), metadata, part.count(), rows_per_shard);
         Ok(Self { split, part, writer: context.runtime.block_on(writer)? })
     }
 

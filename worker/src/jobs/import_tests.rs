@@ -8,7 +8,7 @@ use crate::jobs::{failure_kind, one_line};
 use common::config::{Config, load};
 use common::control::FailureKind;
 use common::run_dir::RunDir;
-use common::shards::Dataset;
+use common::shards::{Dataset, OwnedRows};
 use common::storage::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -20,15 +20,15 @@ use tokio::runtime::Runtime;
 const LEFT: usize = (SIZE.0 - SIDE) / 2;
 
 /// A folder with a data set in it, and what came out of importing it.
-struct Bench {
+pub(super) struct Bench {
     folder: tempfile::TempDir,
-    config: Config,
+    pub(super) config: Config,
     runtime: Runtime,
 }
 
 impl Bench {
     /// `source` is relative to the folder; `keys` are more of `[import]`.
-    fn new(layout: &str, source: &str, keys: &str) -> Self {
+    pub(super) fn new(layout: &str, source: &str, keys: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let place = |name: &str| folder.path().join(name).display().to_string();
         let overrides = [
@@ -44,17 +44,17 @@ impl Bench {
     }
 
     /// With a data set in the folder `source`.
-    fn with(layout: &str, files: &Content, keys: &str) -> Self {
+    pub(super) fn with(layout: &str, files: &Content, keys: &str) -> Self {
         let bench = Self::new(layout, "source", keys);
         testing::write(&bench.path("source"), files);
         bench
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
-    fn run(&self, world: usize) -> anyhow::Result<Value> {
+    pub(super) fn run(&self, world: usize) -> anyhow::Result<Value> {
         self.run_as(import::run, world)
     }
 
@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// The line in which the import is refused as bad input. No file may be there afterwards.
-    fn refusal(&self) -> String {
+    pub(super) fn refusal(&self) -> String {
         let error = self.run(1).unwrap_err();
         let line = one_line(&error);
         assert_eq!(failure_kind(&error), FailureKind::BadInput, "{line}");
@@ -77,21 +77,29 @@ impl Bench {
         self.runtime.block_on(store.list("")).unwrap().into_iter().map(|entry| entry.name).collect()
     }
 
-    fn split(&self, split: &str) -> Rows<'_> {
+    pub(super) fn split(&self, split: &str) -> Rows<'_> {
         let store = Store::open(&self.config.data.images).unwrap().child(split);
         Rows { dataset: self.runtime.block_on(Dataset::open(store, 1 << 24)).unwrap(), runtime: &self.runtime }
     }
 }
 
 /// A split that was imported.
-struct Rows<'r> {
-    dataset: Dataset,
+pub(super) struct Rows<'r> {
+    pub(super) dataset: Dataset,
     runtime: &'r Runtime,
 }
 
 impl Rows<'_> {
-    fn bytes(&self, column: &str, row: u64) -> Vec<u8> {
+    pub(super) fn bytes(&self, column: &str, row: u64) -> Vec<u8> {
         self.runtime.block_on(self.dataset.read_rows(column, &[row])).unwrap().to_vec()
+    }
+
+    /// A row of an encoded column, as it is stored.
+    pub(super) fn stored(&self, column: &str, row: u64) -> Vec<u8> {
+        let OwnedRows::Encoded(mut rows) = self.runtime.block_on(self.dataset.read(column, &[row])).unwrap() else {
+            panic!("{column}")
+        };
+        rows.swap_remove(0)
     }
 
     /// The figures of the first objects of a row; the rest has to be filled up with `filler`.
@@ -111,7 +119,7 @@ impl Rows<'_> {
     }
 
     /// Row after row, the image is that of each scene, and the mask if there are masks.
-    fn are(&self, scenes: &[Scene], masks: bool) {
+    pub(super) fn are(&self, scenes: &[Scene], masks: bool) {
         assert_eq!(self.dataset.rows(), scenes.len() as u64);
         for (row, scene) in (0..).zip(scenes) {
             assert!(self.bytes("image", row) == scene.pixels((SIDE, SIDE), LEFT), "image {row}");
@@ -372,7 +380,7 @@ fn cut(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len() * 2 / 3].to_vec()
 }
 
-fn refused(line: &str, words: &[&str]) {
+pub(super) fn refused(line: &str, words: &[&str]) {
     for word in words {
         assert!(line.contains(word), "`{word}` is not named in: {line}");
     }
@@ -465,7 +473,7 @@ fn png(width: usize, height: usize, colour: png::ColorType) -> Vec<u8> {
 #[test]
 fn missing_files_and_empty_or_mixed_sources_are_named() {
     let empty = |layout: &str| Bench::with(layout, &vec![("readme.txt".into(), b"nothing".to_vec())], "").refusal();
-    for layout in ["clevr", "clevr-masks", "clevrtex", "movi", "movi-dump", "ffhq", "images"] {
+    for layout in ["clevr", "clevr-masks", "clevrtex", "movi", "movi-dump", "ffhq", "images", "webdataset"] {
         refused(&empty(layout), &["source", "nothing to import", "import.layout"]);
     }
     refused(&Bench::new("clevrtex", "nowhere", "").refusal(), &["import.source", "nowhere", "does not exist"]);

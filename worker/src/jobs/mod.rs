@@ -15,7 +15,7 @@ mod failure;
 mod figure;
 mod import;
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::panic, clippy::unwrap_used)]
 mod import_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -27,6 +27,9 @@ mod reporter;
 mod scenes;
 mod stop;
 mod train;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod webdataset_tests;
 
 pub use failure::{BadInput, failure_kind, is_out_of_memory, libtorch_cause, one_line};
 pub use reporter::Reporter;

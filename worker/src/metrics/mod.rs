@@ -48,7 +48,7 @@ enum Entry {
     Picture(Picture),
 }
 
-/// Figures that are not the job's own, asked for at each record.
+/// Figures that are not the job's own, asked for before each record.
 type Beside = Box<dyn FnMut() -> Vec<(&'static str, f64)> + Send>;
 
 /// Hands records to the writing thread. Dropping it waits until all are written.
@@ -73,18 +73,20 @@ impl MetricsWriter {
         Ok(Self { beside: Mutex::new(None), entries: Some(sender), thread: Some(thread) })
     }
 
-    /// The same with further figures in every record: those that `figures` tells at that time.
+    /// The same with further figures, which [`beside_figures`](Self::beside_figures) asks `figures` for.
     #[must_use]
     pub fn beside(mut self, figures: impl FnMut() -> Vec<(&'static str, f64)> + Send + 'static) -> Self {
         self.beside = Mutex::new(Some(Box::new(figures)));
         self
     }
 
+    /// Figures that are not the job's own, since they were asked for last.
+    pub fn beside_figures(&self) -> Vec<(&'static str, f64)> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map_or_else(Vec::new, |beside| beside())
+    }
+
     /// Queues a record.
-    pub fn record(&self, mut record: Record) {
-        if let Some(beside) = self.beside.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            record.figures.extend(beside().into_iter().map(|(name, value)| (name.to_owned(), value)));
-        }
+    pub fn record(&self, record: Record) {
         self.send(Entry::Record(record));
     }
 

@@ -273,11 +273,14 @@ impl Training<'_> {
             ("skipped_steps", skipped as f64),
             ("seconds", seconds),
         ];
+        // Last, for they are counted from record to record.
+        let reading = self.metrics.as_ref().map_or_else(Vec::new, MetricsWriter::beside_figures);
+        let shown: Vec<(&str, f64)> = shown.into_iter().chain(reading).collect();
         let rates = self.steps.recipe().learning_rates(step - 1);
         let [backbone, slot_attention, unet] = rates;
         let rates =
             [("learning_rate/backbone", backbone), ("learning_rate/slot_attention", slot_attention), ("learning_rate/unet", unet)];
-        let all: Vec<(&str, f64)> = shown.into_iter().chain(more).chain(rates).collect();
+        let all: Vec<(&str, f64)> = shown.iter().copied().chain(more).chain(rates).collect();
         context.reporter.progress(step, config.train.steps, "steps", &shown);
         if let Some(metrics) = &self.metrics {
             let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());

@@ -51,7 +51,7 @@ async fn open(url: &str) -> Result<Vec<Split>, Failure> {
         match existing(&place).await {
             Ok(Some(manifest)) => found.push(Split { store: place, manifest }),
             Ok(None) => {}
-            Err(error @ ShardError::Storage(_)) => return Err(anyhow::Error::from(error).into()),
+            Err(ShardError::Storage(error)) if !error.is_refusal() => return Err(anyhow::Error::from(error).into()),
             Err(error) => return Err(Failure::bad_input(error)),
         }
     }

@@ -133,7 +133,11 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
     rows.extend(view.forecast.and_then(deadline).map(|text| ("deadline", text)));
     let mut figures: Vec<String> = field("loss").map(significant).into_iter().collect();
     figures.extend(field("images_per_second").map(|rate| format!("{} images/s", significant(rate))));
-    figures.extend(field("data_stall").map(|stall| format!("{} of the time waiting for data", percent(stall))));
+    figures.extend(field("data_stall").map(|stall| {
+        let at_hand =
+            field("cache_hit_rate").map_or_else(String::new, |rate| format!(" ({} of its blocks at hand)", percent(rate)));
+        format!("{} of the time waiting for data{at_hand}", percent(stall))
+    }));
     let measured = status.utilisation.filter(|_| view.standing.is_alive()).zip(status.checkup.as_ref());
     figures.extend(
         measured

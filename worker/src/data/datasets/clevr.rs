@@ -5,12 +5,12 @@
 //! CLEVR_v1.0/scenes/CLEVR_train_scenes.json
 //! ```
 
-use super::files::{Files, is_image};
+use super::files::{FileImporter, Files, Members, is_image};
 use super::labels::{Kind, Label, Rows};
 use super::picture::decode_picture;
 use super::source::Source;
 use super::split::Published;
-use super::{Contents, ImportError, Importer, Member, Sample};
+use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::scenes::Split;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -93,16 +93,15 @@ struct Described {
 
 /// The data set.
 pub(super) struct Clevr {
-    files: Files,
-    members: Vec<Member>,
+    members: Members,
     scenes: Vec<Described>,
 }
 
 impl Clevr {
     /// Finds the images and reads the scenes of both splits.
     pub(super) fn open(source: Source) -> Result<Self, ImportError> {
-        let mut files = Files::open(source)?;
-        let (mut members, mut scenes, mut samples) = (Vec::new(), Vec::new(), Vec::new());
+        let files = Files::open(source)?;
+        let (mut found, mut scenes) = (Vec::new(), Vec::new());
         for (word, split) in [("train", Split::Train), ("val", Split::Validation)] {
             let begin = format!("CLEVR_{word}_");
             let of_split = |name: &str| is_image(name) && base(name).starts_with(&begin);
@@ -117,19 +116,16 @@ impl Clevr {
                     file: files.name_url(entry),
                     missing: format!("its scene in CLEVR_{word}_scenes.json"),
                 })?;
-                members.push(Member { name: name.clone(), group: name.clone(), published: Published::As(split) });
-                scenes.push(scene);
-                samples.push(vec![entry]);
+                found.push((Member { name: name.clone(), group: name.clone(), published: Published::As(split) }, vec![entry]));
+                scenes.push(Some(scene));
             }
         }
-        if members.is_empty() {
+        if found.is_empty() {
             return Err(ImportError::Empty { url: files.url(), expected: "images/train/CLEVR_train_000000.png" });
         }
-        let order = files.arrange(samples);
-        let mut scenes: Vec<Option<Described>> = scenes.into_iter().map(Some).collect();
-        let members = order.iter().map(|&at| members[at].clone()).collect();
+        let (members, order) = Members::arrange(files, found);
         let scenes = order.iter().filter_map(|&at| scenes[at].take()).collect();
-        Ok(Self { files, members, scenes })
+        Ok(Self { members, scenes })
     }
 }
 
@@ -152,27 +148,27 @@ pub(super) fn base(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-impl Importer for Clevr {
-    fn url(&self) -> String {
-        self.files.url()
-    }
-
-    fn contents(&self) -> Contents {
-        Contents { masks: false, labels: LABELS }
-    }
-
-    fn members(&self) -> &[Member] {
+impl FileImporter for Clevr {
+    fn members(&self) -> &Members {
         &self.members
     }
 
-    fn fetch(&self, members: &[usize]) -> Result<Vec<Vec<Bytes>>, ImportError> {
-        self.files.fetch(members)
+    fn contents(&self) -> Contents {
+        Contents::of_objects(false, LABELS)
     }
 
-    fn decode(&self, member: usize, bytes: &[Bytes], _frame: usize) -> Result<Sample, ImportError> {
-        let file = self.files.name_url(self.files.sample(member)[0]);
+    fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
+        let file = self.members.file(member, 0);
         let picture = decode_picture(&bytes[0], &file)?;
         let Described { objects, rows } = &self.scenes[member];
-        Ok(Sample { file, picture, mask: None, objects: *objects, visibility: Vec::new(), rows: rows.clone() })
+        Ok(Sample {
+            file,
+            picture,
+            mask: None,
+            objects: *objects,
+            visibility: Vec::new(),
+            rows: rows.clone(),
+            kept: Kept::default(),
+        })
     }
 }

@@ -10,7 +10,7 @@ use super::labels::{Kind, Label, Rows};
 use super::picture::Raster;
 use super::source::{PieceReader, Source};
 use super::split::Published;
-use super::{Contents, ImportError, Importer, Member, Sample, tfrecord};
+use super::{Contents, ImportError, Importer, Kept, Member, Sample, tfrecord};
 use crate::scenes::Split;
 use bytes::Bytes;
 use common::config::ImportConfig;
@@ -103,7 +103,7 @@ impl Importer for ClevrMasks {
     }
 
     fn contents(&self) -> Contents {
-        Contents { masks: true, labels: LABELS }
+        Contents::of_objects(true, LABELS)
     }
 
     fn members(&self) -> &[Member] {
@@ -151,7 +151,7 @@ impl Importer for ClevrMasks {
             found.ok_or_else(|| refused(format!("feature {} is too short for {objects} objects", label.name)))
         };
         let tables = LABELS.iter().map(table).collect::<Result<_, _>>()?;
-        let mask = Raster::new(columns, rows, mask);
-        Ok(Sample { picture, mask, objects, visibility: present[1..].to_vec(), rows: tables, file })
+        let (mask, visibility) = (Raster::new(columns, rows, mask), present[1..].to_vec());
+        Ok(Sample { picture, mask, objects, visibility, rows: tables, file, kept: Kept::default() })
     }
 }

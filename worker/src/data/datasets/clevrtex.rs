@@ -10,12 +10,12 @@
 //! tested on and has no splits.
 
 use super::clevr::{COLOURS, Object, base};
-use super::files::Files;
+use super::files::{FileImporter, Files, Members};
 use super::labels::Label;
 use super::picture::{decode_mask, decode_picture};
 use super::source::Source;
 use super::split::Published;
-use super::{Contents, ImportError, Importer, Member, Sample};
+use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::scenes::Split;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -64,14 +64,13 @@ struct Scene {
 
 /// The data set.
 pub(super) struct Clevrtex {
-    files: Files,
-    members: Vec<Member>,
+    members: Members,
 }
 
 impl Clevrtex {
     /// Finds the images, their masks and their labels.
     pub(super) fn open(source: Source) -> Result<Self, ImportError> {
-        let mut files = Files::open(source)?;
+        let files = Files::open(source)?;
         let places: HashMap<&str, usize> =
             files.entries().iter().enumerate().map(|(at, entry)| (entry.name.as_str(), at)).collect();
         let mut images: Vec<(u64, &str, usize)> = Vec::new();
@@ -92,7 +91,7 @@ impl Clevrtex {
             let name = |image: usize| files.entries()[pair[image].2].name.clone();
             return Err(ImportError::Mixed { url: files.url(), one: name(0), other: name(1) });
         }
-        let (mut members, mut samples) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for (rank, &(_, _, image)) in images.iter().enumerate() {
             let name = &files.entries()[image].name;
             let companion = |ending: &str| {
@@ -100,13 +99,12 @@ impl Clevrtex {
                 let found = places.get(companion.as_str()).copied();
                 found.ok_or_else(|| ImportError::Companion { file: files.name_url(image), missing: base(&companion).to_owned() })
             };
-            samples.push(vec![image, companion("_flat.png")?, companion(".json")?]);
             let published = published(variant, rank, images.len());
-            members.push(Member { name: name.clone(), group: name.clone(), published });
+            let member = Member { name: name.clone(), group: name.clone(), published };
+            found.push((member, vec![image, companion("_flat.png")?, companion(".json")?]));
         }
-        let order = files.arrange(samples);
-        let members = order.iter().map(|&at| members[at].clone()).collect();
-        Ok(Self { files, members })
+        let (members, _) = Members::arrange(files, found);
+        Ok(Self { members })
     }
 }
 
@@ -127,25 +125,17 @@ fn published(variant: &str, rank: usize, count: usize) -> Published {
     }
 }
 
-impl Importer for Clevrtex {
-    fn url(&self) -> String {
-        self.files.url()
-    }
-
-    fn contents(&self) -> Contents {
-        Contents { masks: true, labels: LABELS }
-    }
-
-    fn members(&self) -> &[Member] {
+impl FileImporter for Clevrtex {
+    fn members(&self) -> &Members {
         &self.members
     }
 
-    fn fetch(&self, members: &[usize]) -> Result<Vec<Vec<Bytes>>, ImportError> {
-        self.files.fetch(members)
+    fn contents(&self) -> Contents {
+        Contents::of_objects(true, LABELS)
     }
 
-    fn decode(&self, member: usize, bytes: &[Bytes], _frame: usize) -> Result<Sample, ImportError> {
-        let [file, mask_file, labels] = [0, 1, 2].map(|at| self.files.name_url(self.files.sample(member)[at]));
+    fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
+        let [file, mask_file, labels] = [0, 1, 2].map(|file| self.members.file(member, file));
         let refused = |reason: String| ImportError::Labels { file: labels.clone(), reason };
         let picture = decode_picture(&bytes[0], &file)?;
         let mask = decode_mask(&bytes[1], &mask_file, picture.size())?;
@@ -159,6 +149,7 @@ impl Importer for Clevrtex {
         let mut pixels = [0u32; 256];
         mask.pixels.iter().for_each(|&instance| pixels[usize::from(instance)] += 1);
         let visibility = pixels[1..].iter().take(objects).map(|&count| count as f32).collect();
-        Ok(Sample { picture, mask: Some(mask), objects, visibility, rows: Object::rows(&scene.objects, LABELS), file })
+        let rows = Object::rows(&scene.objects, LABELS);
+        Ok(Sample { picture, mask: Some(mask), objects, visibility, rows, file, kept: Kept::default() })
     }
 }

@@ -154,9 +154,7 @@ impl ImportError {
     /// Whether the data set is at fault, so that trying again cannot help.
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Storage(error) => {
-                matches!(error, StorageError::Url { .. } | StorageError::Name { .. } | StorageError::NotFound { .. })
-            }
+            Self::Storage(error) => error.is_refusal() || error.is_not_found(),
             Self::Read { .. } => false,
             _ => true,
         }

@@ -6,11 +6,11 @@
 //! ```
 
 use super::clevr::base;
-use super::files::{Files, is_image};
+use super::files::{FileImporter, Files, Members, is_image};
+use super::picture::decode_picture;
 use super::source::Source;
 use super::split::Published;
-use super::{Contents, ImportError, Importer, Member, Sample};
-use crate::data::datasets::picture::decode_picture;
+use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::scenes::Split;
 use bytes::Bytes;
 
@@ -19,8 +19,7 @@ const FFHQ_VALIDATION: u64 = 60_000;
 
 /// The data set.
 pub(super) struct Images {
-    files: Files,
-    members: Vec<Member>,
+    members: Members,
 }
 
 impl Images {
@@ -46,18 +45,17 @@ impl Images {
         Self::of(files, found, "PNG, JPEG or WebP images")
     }
 
-    fn of(mut files: Files, found: Vec<(usize, Published)>, expected: &'static str) -> Result<Self, ImportError> {
+    fn of(files: Files, found: Vec<(usize, Published)>, expected: &'static str) -> Result<Self, ImportError> {
         if found.is_empty() {
             return Err(ImportError::Empty { url: files.url(), expected });
         }
-        let order = files.arrange(found.iter().map(|(at, _)| vec![*at]).collect());
-        let member = |&at: &usize| {
-            let (entry, published) = found[at];
+        let member = |(entry, published): (usize, Published)| {
             let name = files.entries()[entry].name.clone();
-            Member { group: name.clone(), name, published }
+            (Member { group: name.clone(), name, published }, vec![entry])
         };
-        let members = order.iter().map(member).collect();
-        Ok(Self { files, members })
+        let found = found.into_iter().map(member).collect();
+        let (members, _) = Members::arrange(files, found);
+        Ok(Self { members })
     }
 }
 
@@ -68,35 +66,22 @@ fn images(files: &Files) -> impl Iterator<Item = usize> {
 /// The split that a folder in the path is named for.
 fn by_folder(name: &str) -> Published {
     let folders = name.split('/').rev().skip(1);
-    let named = folders.filter_map(|folder| match folder {
-        "train" | "training" => Some(Published::As(Split::Train)),
-        "val" | "valid" | "validation" => Some(Published::As(Split::Validation)),
-        "test" => Some(Published::Apart),
-        _ => None,
-    });
-    named.last().unwrap_or(Published::Unsplit)
+    folders.filter_map(Published::by_word).last().unwrap_or(Published::Unsplit)
 }
 
-impl Importer for Images {
-    fn url(&self) -> String {
-        self.files.url()
-    }
-
-    fn contents(&self) -> Contents {
-        Contents { masks: false, labels: &[] }
-    }
-
-    fn members(&self) -> &[Member] {
+impl FileImporter for Images {
+    fn members(&self) -> &Members {
         &self.members
     }
 
-    fn fetch(&self, members: &[usize]) -> Result<Vec<Vec<Bytes>>, ImportError> {
-        self.files.fetch(members)
+    fn contents(&self) -> Contents {
+        Contents::of_objects(false, &[])
     }
 
-    fn decode(&self, member: usize, bytes: &[Bytes], _frame: usize) -> Result<Sample, ImportError> {
-        let file = self.files.name_url(self.files.sample(member)[0]);
+    fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
+        let file = self.members.file(member, 0);
         let picture = decode_picture(&bytes[0], &file)?;
-        Ok(Sample { file, picture, mask: None, objects: 0, visibility: Vec::new(), rows: Vec::new() })
+        let kept = Kept { files: [Some(bytes[0].clone()), None], arrays: Vec::new() };
+        Ok(Sample { file, picture, mask: None, objects: 0, visibility: Vec::new(), rows: Vec::new(), kept })
     }
 }

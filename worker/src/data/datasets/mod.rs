@@ -16,6 +16,7 @@ mod images;
 mod labels;
 mod movi;
 mod movi_dump;
+mod npy;
 mod part;
 mod picture;
 mod prepare;
@@ -26,12 +27,14 @@ mod split;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
 mod tfrecord;
+mod webdataset;
 
 pub use error::ImportError;
 pub(crate) use part::Part;
 
 use bytes::Bytes;
 use common::config::{ImportConfig, ImportLayout};
+use common::shards::Column;
 use labels::{Label, Rows};
 use picture::{Mask, Picture};
 use source::Source;
@@ -63,12 +66,22 @@ pub(crate) trait Importer: Send + Sync {
 }
 
 /// What the images of a data set come with.
-#[derive(Clone, Copy)]
 pub(crate) struct Contents {
-    /// Instance masks and the visibility of every object.
+    /// Instance masks.
     masks: bool,
+    /// The visibility of every object.
+    visibility: bool,
     /// Tables about the objects.
     labels: &'static [Label],
+    /// Further columns, which are stored as they come.
+    arrays: Vec<Column>,
+}
+
+impl Contents {
+    /// Of data sets about objects: with masks comes visibility.
+    fn of_objects(masks: bool, labels: &'static [Label]) -> Self {
+        Self { masks, visibility: masks, labels, arrays: Vec::new() }
+    }
 }
 
 /// An image or a video.
@@ -94,6 +107,16 @@ pub(crate) struct Sample {
     visibility: Vec<f32>,
     /// The rows of each label.
     rows: Vec<Rows>,
+    kept: Kept,
+}
+
+/// What is stored as it comes.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// The files of image and mask, where they may be stored instead of their pixels if nothing is done to those.
+    files: [Option<Bytes>; 2],
+    /// The rows of the further columns.
+    arrays: Vec<Bytes>,
 }
 
 /// Opens a data set: finds its members, and reads no image.
@@ -110,5 +133,6 @@ pub(crate) fn open(config: &ImportConfig, runtime: &Handle) -> Result<Box<dyn Im
         ImportLayout::MoviDump => Box::new(movi_dump::MoviDump::open(source, config.frame_stride)?),
         ImportLayout::Ffhq => Box::new(images::Images::numbered(source)?),
         ImportLayout::Images => Box::new(images::Images::any(source)?),
+        ImportLayout::Webdataset => Box::new(webdataset::WebDataset::open(source)?),
     })
 }

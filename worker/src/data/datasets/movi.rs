@@ -19,7 +19,7 @@ use super::picture::{decode_mask, decode_picture};
 use super::source::{PieceReader, Source};
 use super::split::Published;
 use super::tfrecord::{self, Place};
-use super::{Contents, ImportError, Importer, Member, Sample};
+use super::{Contents, ImportError, Importer, Kept, Member, Sample};
 use crate::scenes::Split;
 use bytes::Bytes;
 use common::storage::Entry;
@@ -131,7 +131,7 @@ impl Importer for Movi {
     }
 
     fn contents(&self) -> Contents {
-        Contents { masks: true, labels: LABELS }
+        Contents::of_objects(true, LABELS)
     }
 
     fn members(&self) -> &[Member] {
@@ -168,7 +168,7 @@ impl Importer for Movi {
         let rows = LABELS.iter().map(|label| rows_of(label, &example, objects, (frame, self.frames))).collect::<Result<_, _>>()?;
         let picture = decode_picture(&video[frame], &file)?;
         let mask = Some(decode_mask(&segmentations[frame], &file, picture.size())?);
-        Ok(Sample { picture, mask, objects, visibility, rows, file })
+        Ok(Sample { picture, mask, objects, visibility, rows, file, kept: Kept::default() })
     }
 }
 

@@ -9,13 +9,13 @@
 //! The source is the folder (or tar archive) that holds these, or one of them; then a part of it can be held out.
 
 use super::clevr::base;
-use super::files::Files;
+use super::files::{FileImporter, Files, Members};
 use super::labels::{Kind, Rows};
 use super::movi::LABELS;
 use super::picture::{decode_mask, decode_picture};
 use super::source::Source;
 use super::split::Published;
-use super::{Contents, ImportError, Importer, Member, Sample};
+use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::scenes::Split;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -61,17 +61,16 @@ impl Instances {
 
 /// The data set.
 pub(super) struct MoviDump {
-    files: Files,
-    members: Vec<Member>,
+    members: Members,
 }
 
 impl MoviDump {
     /// Finds every `stride`-th frame, with its mask and labels.
     pub(super) fn open(source: Source, stride: usize) -> Result<Self, ImportError> {
-        let mut files = Files::open(source)?;
+        let files = Files::open(source)?;
         let places: HashMap<&str, usize> =
             files.entries().iter().enumerate().map(|(at, entry)| (entry.name.as_str(), at)).collect();
-        let (mut members, mut samples) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         for (image, entry) in files.entries().iter().enumerate() {
             let name = entry.name.as_str();
             let path = format!("{}/{name}", files.url());
@@ -89,16 +88,15 @@ impl MoviDump {
                 let found = places.get(companion.as_str()).copied();
                 found.ok_or_else(|| ImportError::Companion { file: files.name_url(image), missing: companion })
             };
-            samples.push(vec![image, companion("_segment.png")?, companion("_instances.json")?]);
             let video = name.strip_suffix(base(name)).unwrap_or_default();
-            members.push(Member { name: name.to_owned(), group: video.to_owned(), published });
+            let member = Member { name: name.to_owned(), group: video.to_owned(), published };
+            found.push((member, vec![image, companion("_segment.png")?, companion("_instances.json")?]));
         }
-        if members.is_empty() {
+        if found.is_empty() {
             return Err(ImportError::Empty { url: files.url(), expected: "images/00000000/00000000_image.png" });
         }
-        let order = files.arrange(samples);
-        let members = order.iter().map(|&at| members[at].clone()).collect();
-        Ok(Self { files, members })
+        let (members, _) = Members::arrange(files, found);
+        Ok(Self { members })
     }
 }
 
@@ -114,31 +112,24 @@ fn published(path: &str) -> Published {
     }
 }
 
-impl Importer for MoviDump {
-    fn url(&self) -> String {
-        self.files.url()
-    }
-
-    fn contents(&self) -> Contents {
-        Contents { masks: true, labels: LABELS }
-    }
-
-    fn members(&self) -> &[Member] {
+impl FileImporter for MoviDump {
+    fn members(&self) -> &Members {
         &self.members
     }
 
-    fn fetch(&self, members: &[usize]) -> Result<Vec<Vec<Bytes>>, ImportError> {
-        self.files.fetch(members)
+    fn contents(&self) -> Contents {
+        Contents::of_objects(true, LABELS)
     }
 
-    fn decode(&self, member: usize, bytes: &[Bytes], _frame: usize) -> Result<Sample, ImportError> {
-        let [file, mask_file, labels] = [0, 1, 2].map(|at| self.files.name_url(self.files.sample(member)[at]));
+    fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
+        let [file, mask_file, labels] = [0, 1, 2].map(|file| self.members.file(member, file));
         let refused = |reason: String| ImportError::Labels { file: labels.clone(), reason };
         let picture = decode_picture(&bytes[0], &file)?;
         let mask = decode_mask(&bytes[1], &mask_file, picture.size())?;
         let instances: Instances = serde_json::from_slice(&bytes[2]).map_err(|error| refused(error.to_string()))?;
         let rows = instances.rows().ok_or_else(|| refused("its lists are of different lengths".into()))?;
         let objects = instances.category.len();
-        Ok(Sample { picture, mask: Some(mask), objects, visibility: instances.visibility, rows, file })
+        let (mask, visibility) = (Some(mask), instances.visibility);
+        Ok(Sample { picture, mask, objects, visibility, rows, file, kept: Kept::default() })
     }
 }

@@ -2,12 +2,11 @@
 
 use super::rows::RowFormat;
 use super::{ImportError, Importer, split};
-use crate::data::{encode_columns, image_column, label_column};
 use crate::scenes::Split;
 use bytes::Bytes;
 use common::config::Config;
 use common::config::ImportConfig;
-use common::shards::OwnedRows;
+use common::shards::{Column, OwnedRows};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -38,9 +37,7 @@ impl<'i> Part<'i> {
     ) -> Result<Self, ImportError> {
         let members = split::members(importer.members(), import, split, &importer.url())?;
         let (stride, contents) = (import.frame_stride, importer.contents());
-        let side = config.data.resolution;
-        let encodings = [image_column(&config.data, "image", side).encoding, label_column(&config.data, "mask", side).encoding];
-        let format = RowFormat { contents, side, crop: import.crop, objects: import.max_objects(), encodings };
+        let format = RowFormat::new(contents, &config.data, import);
         Ok(Self { importer, members, frames: importer.frames().div_ceil(stride), stride, format })
     }
 
@@ -74,8 +71,11 @@ impl<'i> Part<'i> {
         mut progress: impl FnMut(u64) -> bool + Send,
     ) -> Result<Option<Vec<OwnedRows>>, ImportError> {
         let rows = rows.start as usize..rows.end as usize;
-        let schema = self.format.schema();
-        let mut columns: Vec<Vec<u8>> = vec![Vec::new(); schema.columns.len()];
+        let empty = |column: &Column| match column.encoding {
+            Some(_) => OwnedRows::Encoded(Vec::new()),
+            None => OwnedRows::Fixed(Vec::new()),
+        };
+        let mut columns: Vec<OwnedRows> = self.format.schema().columns.iter().map(empty).collect();
         let per_chunk = CHUNK.div_ceil(self.frames);
         let chunks: Vec<Range<usize>> = (rows.start / self.frames..rows.end.div_ceil(self.frames))
             .step_by(per_chunk)
@@ -90,18 +90,21 @@ impl<'i> Part<'i> {
             let (decoded, next) = rayon::join(decode, || fetch(chunks.get(at + 1)));
             let decoded = decoded?;
             for row in &decoded {
-                columns.iter_mut().zip(row).for_each(|(column, bytes)| column.extend_from_slice(bytes));
+                columns.iter_mut().zip(row).for_each(|(column, bytes)| match column {
+                    OwnedRows::Fixed(rows) => rows.extend_from_slice(bytes),
+                    OwnedRows::Encoded(rows) => rows.push(bytes.to_vec()),
+                });
             }
             if !progress(decoded.len() as u64) {
                 return Ok(None);
             }
             fetched = next?;
         }
-        Ok(Some(encode_columns(&schema, columns)?))
+        Ok(Some(columns))
     }
 
     /// The rows `rows`, whose members are fetched, from the split's member `first` on.
-    fn decode(&self, rows: Range<usize>, first: usize, fetched: &[Vec<Bytes>]) -> Result<Vec<Vec<Vec<u8>>>, ImportError> {
+    fn decode(&self, rows: Range<usize>, first: usize, fetched: &[Vec<Bytes>]) -> Result<Vec<Vec<Bytes>>, ImportError> {
         let row = |row: usize| {
             let (member, frame) = (row / self.frames, row % self.frames * self.stride);
             let sample = self.importer.decode(self.members[member], &fetched[member - first], frame)?;

@@ -22,6 +22,11 @@ impl Window {
         Self { left: (width - side) / 2, top: (height - side) / 2, side }
     }
 
+    /// Whether it is all of an image of this side.
+    pub(super) fn is_whole(&self, side: usize) -> bool {
+        *self == Self { left: 0, top: 0, side }
+    }
+
     /// The window of an image, `[side, side, 3]`.
     pub(super) fn of_picture(&self, picture: &Picture, side: usize) -> Result<Vec<u8>, ResizeError> {
         if self.side == side {

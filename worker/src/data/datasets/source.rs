@@ -2,7 +2,7 @@
 
 use super::ImportError;
 use bytes::Bytes;
-use common::storage::{Entry, Store};
+use common::storage::{Entry, Pattern, Store};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -17,10 +17,11 @@ const FILES: [&str; 6] = [".zip", ".tar", ".tar.gz", ".tgz", ".tfrecord", ".tfre
 const FIRST_WINDOW: u64 = 64 << 10;
 const LAST_WINDOW: u64 = 8 << 20;
 
-/// A folder of files, or one file of it.
+/// A folder of files, or one file of it, or those that a pattern names.
 pub(super) struct Source {
     store: Store,
     file: Option<String>,
+    pattern: Option<Pattern>,
     runtime: Handle,
 }
 
@@ -28,19 +29,22 @@ impl Source {
     /// Opens a path or URL. A URL names a file if it ends like an archive or a TFRecord file.
     pub(super) fn open(url: &str, runtime: &Handle) -> Result<Self, ImportError> {
         let url = url.trim_end_matches('/');
+        let runtime = runtime.clone();
         let store = Store::open(url)?;
+        if let Some((folder, pattern)) = Pattern::split(url).filter(|_| !store.local_path().is_some_and(|path| path.exists())) {
+            return Ok(Self { store: Store::open(folder)?, file: None, pattern: Some(pattern), runtime });
+        }
         let is_file = match store.local_path() {
             Some(path) if !path.exists() => return Err(ImportError::Missing { file: url.to_owned() }),
             Some(path) => path.is_file(),
             None => FILES.iter().any(|ending| url.ends_with(ending)),
         };
-        let runtime = runtime.clone();
         match store.url().rsplit_once('/') {
             Some((folder, file)) if is_file => {
                 let folder = if folder.is_empty() { "/" } else { folder };
-                Ok(Self { store: Store::open(folder)?, file: Some(file.to_owned()), runtime })
+                Ok(Self { store: Store::open(folder)?, file: Some(file.to_owned()), pattern: None, runtime })
             }
-            _ => Ok(Self { store, file: None, runtime }),
+            _ => Ok(Self { store, file: None, pattern: None, runtime }),
         }
     }
 
@@ -56,19 +60,24 @@ impl Source {
 
     /// All files, at any depth, sorted by name.
     pub(super) fn list(&self) -> Result<Vec<Entry>, ImportError> {
-        match (&self.file, self.store.local_path()) {
+        let found = match (&self.file, self.store.local_path()) {
             (Some(file), _) => {
                 let size = self.runtime.block_on(self.store.size(file))?;
                 let size = size.ok_or_else(|| ImportError::Missing { file: self.name_url(file) })?;
-                Ok(vec![Entry { name: file.clone(), size }])
+                vec![Entry { name: file.clone(), size }]
             }
             (None, Some(path)) => {
                 let mut entries = Vec::new();
                 walk(&path, "", &mut entries)?;
                 entries.sort_by(|a, b| a.name.cmp(&b.name));
-                Ok(entries)
+                entries
             }
-            (None, None) => Ok(self.runtime.block_on(self.store.list(""))?),
+            (None, None) => self.runtime.block_on(self.store.list(""))?,
+        };
+        let missing = |name: String| ImportError::Missing { file: self.name_url(&name) };
+        match &self.pattern {
+            Some(pattern) => pattern.select(found).map_err(missing),
+            None => Ok(found),
         }
     }
 
@@ -211,7 +220,7 @@ mod tests {
         let content: testing::Content = (0..40).map(|i| (format!("{i:02}.png"), vec![i; 5000 * usize::from(i) + 1])).collect();
         runtime.block_on(store.put("some/images.zip", testing::zip(&content).into())).unwrap();
         runtime.block_on(store.put("some/readme.txt", "words".into())).unwrap();
-        let source = Source { store: store.child("some"), file: None, runtime: runtime.handle().clone() };
+        let source = Source { store: store.child("some"), file: None, pattern: None, runtime: runtime.handle().clone() };
         assert_eq!(source.read("readme.txt").unwrap(), "words");
         let mut files = Files::open(source).unwrap();
         assert_eq!(files.entries().len(), 40);

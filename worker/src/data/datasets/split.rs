@@ -15,6 +15,18 @@ pub(super) enum Published {
     Apart,
 }
 
+impl Published {
+    /// What a word in the name of a folder or archive says.
+    pub(super) fn by_word(word: &str) -> Option<Self> {
+        match word {
+            "train" | "training" => Some(Self::As(Split::Train)),
+            "val" | "valid" | "validation" => Some(Self::As(Split::Validation)),
+            "test" => Some(Self::Apart),
+            _ => None,
+        }
+    }
+}
+
 /// Held out of a data set that has no splits, unless the configuration says otherwise.
 const SHARE: f64 = 0.1;
 

@@ -357,3 +357,9 @@ fn field(tag: u32, content: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(content);
     bytes
 }
+
+/// An array as NumPy saves it.
+pub(crate) fn npy(kind: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+}

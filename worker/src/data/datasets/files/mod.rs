@@ -7,6 +7,7 @@
 //! | `.tar` | by an index, made once by hopping from header to header |
 //! | `.tar.gz` | only in passing: the archive is unpacked in memory from its beginning, see [`stream`] |
 
+mod samples;
 mod stream;
 
 use super::ImportError;
@@ -14,6 +15,7 @@ use super::source::{PieceReader, Source};
 use bytes::Bytes;
 use common::storage::Entry;
 use rayon::prelude::*;
+pub(super) use samples::{FileImporter, Members};
 use std::io::{self, Read};
 use stream::Stream;
 use zip::ZipArchive;
@@ -28,6 +30,8 @@ const BLOCK: u64 = 512;
 pub(super) struct Files {
     source: Source,
     entries: Vec<Entry>,
+    /// Names of the archives, within the source.
+    archives: Vec<String>,
     place: Place,
     samples: Vec<Vec<usize>>,
 }
@@ -36,7 +40,7 @@ enum Place {
     Folder,
     /// The archives, and for each entry its archive and where it is in there.
     Archives {
-        archives: Vec<Archive>,
+        opened: Vec<Archive>,
         spots: Vec<Spot>,
     },
     Stream(Stream),
@@ -60,13 +64,14 @@ impl Files {
         let loose = entries.iter().any(|entry| is_image(&entry.name));
         let archives: Vec<Entry> = entries.iter().filter(|entry| Kind::of(&entry.name).is_some()).cloned().collect();
         if loose || archives.is_empty() {
-            return Ok(Self { source, entries, place: Place::Folder, samples: Vec::new() });
+            return Ok(Self { source, entries, archives: Vec::new(), place: Place::Folder, samples: Vec::new() });
         }
         let streams = archives.iter().filter(|entry| Kind::of(&entry.name) == Some(Kind::TarGz)).count();
         let readers: Vec<PieceReader> = archives.iter().map(|entry| source.reader(entry)).collect::<Result<_, _>>()?;
+        let names = archives.iter().map(|entry| entry.name.clone()).collect();
         if streams == archives.len() {
             let (stream, entries) = Stream::open(readers)?;
-            return Ok(Self { source, entries, place: Place::Stream(stream), samples: Vec::new() });
+            return Ok(Self { source, entries, archives: names, place: Place::Stream(stream), samples: Vec::new() });
         }
         if streams > 0 {
             let name = |packed: bool| archives.iter().find(|entry| (Kind::of(&entry.name) == Some(Kind::TarGz)) == packed);
@@ -74,18 +79,18 @@ impl Files {
             return Err(ImportError::Mixed { url: source.url(), one, other });
         }
         let (mut entries, mut spots, mut opened) = (Vec::new(), Vec::new(), Vec::new());
-        for (entry, reader) in archives.iter().zip(readers) {
-            let (archive, inside) = match Kind::of(&entry.name) {
-                Some(Kind::Zip) => open_zip(reader)?,
-                _ => open_tar(reader)?,
-            };
+        let indexed = archives.par_iter().zip(readers).map(|(entry, reader)| match Kind::of(&entry.name) {
+            Some(Kind::Zip) => open_zip(reader),
+            _ => open_tar(reader),
+        });
+        for (archive, inside) in indexed.collect::<Result<Vec<_>, _>>()? {
             for (entry, at) in inside {
                 entries.push(entry);
                 spots.push(Spot { archive: opened.len(), at });
             }
             opened.push(archive);
         }
-        Ok(Self { source, entries, place: Place::Archives { archives: opened, spots }, samples: Vec::new() })
+        Ok(Self { source, entries, archives: names, place: Place::Archives { opened, spots }, samples: Vec::new() })
     }
 
     /// Where they are, for messages.
@@ -103,11 +108,16 @@ impl Files {
         let name = &self.entries[entry].name;
         match &self.place {
             Place::Folder => self.source.name_url(name),
-            Place::Stream(stream) => format!("{}: {name}", stream.file_of(entry)),
-            Place::Archives { archives, spots } => match &archives[spots[entry].archive] {
-                Archive::Zip(_) => format!("{}: {name}", self.source.url()),
-                Archive::Tar(reader) => format!("{}: {name}", reader.file()),
-            },
+            _ => format!("{}: {name}", self.source.name_url(self.archive(entry))),
+        }
+    }
+
+    /// Name of the archive that a file is in, within the source; empty in a folder of files.
+    pub(super) fn archive(&self, entry: usize) -> &str {
+        match &self.place {
+            Place::Folder => "",
+            Place::Stream(stream) => &self.archives[stream.part_of(entry)],
+            Place::Archives { spots, .. } => &self.archives[spots[entry].archive],
         }
     }
 
@@ -145,7 +155,7 @@ impl Files {
         match &self.place {
             Place::Folder => self.source.read(&self.entries[entry].name),
             Place::Stream(stream) => stream.read(entry),
-            Place::Archives { archives, spots } => match &archives[spots[entry].archive] {
+            Place::Archives { opened, spots } => match &opened[spots[entry].archive] {
                 Archive::Zip(archive) => {
                     let mut archive = archive.clone();
                     let mut file = archive.by_index(spots[entry].at as usize).map_err(|error| failed(error.into()))?;

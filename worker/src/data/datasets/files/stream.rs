@@ -69,10 +69,9 @@ impl Stream {
         Ok((Self { parts: Arc::new(parts), starts, sample_of, ends: Vec::new(), cursor: Mutex::new(None) }, entries))
     }
 
-    /// The archive of an entry.
-    pub(super) fn file_of(&self, entry: usize) -> &str {
-        let part = self.starts.partition_point(|start| *start <= entry).saturating_sub(1);
-        self.parts.get(part).and_then(|part| part.first()).map(PieceReader::file).unwrap_or_default()
+    /// The archive of an entry: the first of its pieces if it was cut.
+    pub(super) fn part_of(&self, entry: usize) -> usize {
+        self.starts.partition_point(|start| *start <= entry).saturating_sub(1)
     }
 
     /// Says which entries make up each sample.
@@ -108,7 +107,7 @@ impl Stream {
 
     /// One file, by a pass of its own.
     pub(super) fn read(&self, entry: usize) -> Result<Bytes, ImportError> {
-        let part = self.starts.partition_point(|start| *start <= entry).saturating_sub(1);
+        let part = self.part_of(entry);
         let (mut at, mut found) = (self.starts[part], Bytes::new());
         unpack(&self.parts[part], |_, size, content| {
             if at == entry {

@@ -1,0 +1,227 @@
+//! WebDataset: tar files of samples, the files of a sample one after the other under one key, which ends at the first dot.
+//!
+//! ```text
+//! train/00000.tar: KEY.jpg  KEY.mask.png  KEY.json          also .png, .webp, .image.jpg, .image.npy; .seg.png, .mask.npy
+//! train-0000.tar.gz: KEY.image.jpg  KEY.moments.npy  KEY.cls
+//! ```
+//!
+//! Arrays, classes and the numbers of a JSON file become columns: those that the first sample has, and all others must have. Splits are
+//! words in the names of archives and folders; without any, a share is held out.
+
+use super::files::{FileImporter, Files, IMAGES, Members};
+use super::npy::Array;
+use super::picture::{Mask, Picture, Raster, decode_mask, decode_picture};
+use super::source::Source;
+use super::split::Published;
+use super::{Contents, ImportError, Kept, Member, Sample};
+use crate::data::{MOMENTS, MOMENTS_FLIPPED};
+use bytes::Bytes;
+use common::shards::{Column, DType};
+use serde_json::Value;
+
+/// How the names of masks end.
+const MASKS: [&str; 3] = ["mask.png", "seg.png", "mask.npy"];
+
+/// The data set.
+pub(super) struct WebDataset {
+    members: Members,
+    masks: bool,
+    /// Endings of the further files of every sample.
+    endings: Vec<String>,
+    columns: Vec<Further>,
+}
+
+/// A column that is stored as it comes.
+struct Further {
+    column: Column,
+    /// Which of the endings it is in.
+    file: usize,
+    /// What of a JSON file; all of any other.
+    field: Option<String>,
+}
+
+impl WebDataset {
+    /// Finds the samples, and reads what the first one has beside image and mask.
+    pub(super) fn open(source: Source) -> Result<Self, ImportError> {
+        let files = Files::open(source)?;
+        let parts: Vec<(&str, &str)> = files.entries().iter().map(|entry| key_and_ending(&entry.name)).collect();
+        let mut samples = Vec::new();
+        let entries: Vec<usize> = (0..parts.len()).collect();
+        let of_one = |&a: &usize, &b: &usize| parts[a].0 == parts[b].0 && files.archive(a) == files.archive(b);
+        for sample in entries.chunk_by(of_one) {
+            if let Some(image) = sample.iter().copied().find(|&at| is_picture(parts[at].1)) {
+                samples.push((image, sample));
+            }
+        }
+        let Some(&(_, first)) = samples.first() else {
+            return Err(ImportError::Empty { url: files.url(), expected: "KEY.jpg, KEY.png, KEY.webp or KEY.image.npy" });
+        };
+        let mask = first.iter().map(|&at| parts[at].1).find(|ending| MASKS.contains(ending));
+        let is_further = |ending: &str| {
+            let array = ending.ends_with(".npy") && ending != "image.npy" && ending != "mask.npy";
+            array || ending == "cls" || ending == "json"
+        };
+        let further: Vec<usize> = first.iter().copied().filter(|&at| is_further(parts[at].1)).collect();
+        let endings: Vec<String> = further.iter().map(|&at| parts[at].1.to_owned()).collect();
+        let columns = columns(&files, &further, &endings)?;
+        let mut found = Vec::with_capacity(samples.len());
+        for &(image, sample) in &samples {
+            let ending = |wanted: &[&str], missing: &str| {
+                let there = sample.iter().copied().find(|&at| wanted.contains(&parts[at].1));
+                let missing = || format!("{}.{missing}", parts[image].0);
+                there.ok_or_else(|| ImportError::Companion { file: files.name_url(image), missing: missing() })
+            };
+            let mut own = vec![image];
+            if let Some(mask) = mask {
+                own.push(ending(&MASKS, mask)?);
+            }
+            for further in &endings {
+                own.push(ending(&[further.as_str()], further)?);
+            }
+            let name = format!("{}/{}", files.archive(image), parts[image].0);
+            let words = |name: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(Published::by_word);
+            let published = words(&name).unwrap_or(Published::Unsplit);
+            found.push((Member { group: name.clone(), name, published }, own));
+        }
+        let masks = mask.is_some();
+        let (members, _) = Members::arrange(files, found);
+        Ok(Self { members, masks, endings, columns })
+    }
+
+    fn mask(&self, member: usize, bytes: &Bytes, picture: &Picture) -> Result<Mask, ImportError> {
+        let file = self.members.file(member, 1);
+        match pixels::<2>(bytes, &file)? {
+            Some(([height, width], pixels)) => Raster::new(width, height, pixels)
+                .filter(|mask| mask.size() == picture.size())
+                .ok_or_else(|| ImportError::MaskSize { file, found: (width, height), expected: picture.size() }),
+            None => decode_mask(bytes, &file, picture.size()),
+        }
+    }
+
+    /// The rows of the further columns.
+    fn arrays(&self, member: usize, bytes: &[Bytes]) -> Result<Vec<Bytes>, ImportError> {
+        let before = 1 + usize::from(self.masks);
+        let row = |further: &Further| {
+            let (file, bytes) = (self.members.file(member, before + further.file), &bytes[before + further.file]);
+            let refused = |reason| ImportError::Labels { file: file.clone(), reason };
+            let (column, row) = row(&self.endings[further.file], further.field.as_deref(), bytes).map_err(refused)?;
+            let expected = &further.column;
+            if (column.dtype, &column.shape) != (expected.dtype, &expected.shape) {
+                let of = |column: &Column| format!("{:?} {:?}", column.dtype, column.shape).to_lowercase();
+                let reason = format!("{} is {}, but {} in the first sample", column.name, of(&column), of(expected));
+                return Err(refused(reason));
+            }
+            Ok(row)
+        };
+        self.columns.iter().map(row).collect()
+    }
+}
+
+/// The columns that the files `further` of the first sample make, each where it is found first.
+fn columns(files: &Files, further: &[usize], endings: &[String]) -> Result<Vec<Further>, ImportError> {
+    let mut columns: Vec<Further> = Vec::new();
+    for (file, (&entry, ending)) in further.iter().zip(endings).enumerate() {
+        let bytes = files.read(entry)?;
+        let refused = |reason| ImportError::Labels { file: files.name_url(entry), reason };
+        let fields = if ending == "json" { numbers(&bytes).map_err(refused)? } else { vec![None] };
+        for field in fields {
+            let (column, _) = row(ending, field.as_deref(), &bytes).map_err(refused)?;
+            let taken = columns.iter().any(|other| other.column.name == column.name);
+            if !taken && !["image", "mask"].contains(&column.name.as_str()) {
+                columns.push(Further { column, file, field });
+            }
+        }
+    }
+    columns.sort_by(|a, b| (a.column.cold, &a.column.name).cmp(&(b.column.cold, &b.column.name)));
+    Ok(columns)
+}
+
+/// Names of the numbers in a JSON file.
+fn numbers(bytes: &[u8]) -> Result<Vec<Option<String>>, String> {
+    match serde_json::from_slice(bytes).map_err(|error| error.to_string())? {
+        Value::Object(fields) => {
+            Ok(fields.into_iter().filter(|(_, value)| value.is_number()).map(|(name, _)| Some(name)).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Column and row of a file that ends so, or of one number in it.
+fn row(ending: &str, field: Option<&str>, bytes: &Bytes) -> Result<(Column, Bytes), String> {
+    let integer = |name: &str, value: i64| (Column::cold(name, DType::I64, &[]), Bytes::from(value.to_le_bytes().to_vec()));
+    if let Some(field) = field {
+        let object: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        return match (object[field].as_i64(), object[field].as_f64()) {
+            (Some(value), _) => Ok(integer(field, value)),
+            (None, Some(value)) => Ok((Column::cold(field, DType::F32, &[]), Bytes::from((value as f32).to_le_bytes().to_vec()))),
+            (None, None) => Err(format!("{field} is no number, as it is in the first sample")),
+        };
+    }
+    if ending == "cls" {
+        let text = std::str::from_utf8(bytes).unwrap_or_default().trim();
+        return Ok(integer("label", text.parse().map_err(|_| format!("{text:?} is no class"))?));
+    }
+    let array = Array::parse(bytes)?;
+    let name = ending.trim_end_matches(".npy");
+    let cold = name != MOMENTS && name != MOMENTS_FLIPPED;
+    let column = Column { cold, ..Column::hot(name, array.dtype, &array.shape) };
+    Ok((column, bytes.slice_ref(array.data)))
+}
+
+/// Key of the sample, with its folder, and what follows its first dot.
+fn key_and_ending(name: &str) -> (&str, &str) {
+    let folder = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[folder..].find('.') {
+        Some(dot) => (&name[..folder + dot], &name[folder + dot + 1..]),
+        None => (name, ""),
+    }
+}
+
+/// Whether a file that ends so is the image of its sample.
+fn is_picture(ending: &str) -> bool {
+    let kind = ending.strip_prefix("image.").unwrap_or(ending);
+    ending == "image.npy" || IMAGES.iter().any(|image| image[1..].eq_ignore_ascii_case(kind))
+}
+
+impl FileImporter for WebDataset {
+    fn members(&self) -> &Members {
+        &self.members
+    }
+
+    fn contents(&self) -> Contents {
+        let arrays = self.columns.iter().map(|further| further.column.clone()).collect();
+        Contents { masks: self.masks, visibility: false, labels: &[], arrays }
+    }
+
+    fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
+        let file = self.members.file(member, 0);
+        let refused = |file: &str, shape: &[usize]| ImportError::Picture {
+            file: file.to_owned(),
+            reason: format!("an array of shape {shape:?} holds no such image"),
+        };
+        let picture = match pixels::<3>(&bytes[0], &file)? {
+            Some(([height, width, 3], pixels)) => {
+                Raster::new(width, height, pixels).ok_or_else(|| refused(&file, &[height, width]))?
+            }
+            Some((shape, _)) => return Err(refused(&file, &shape)),
+            None => decode_picture(&bytes[0], &file)?,
+        };
+        let mask = if self.masks { Some(self.mask(member, &bytes[1], &picture)?) } else { None };
+        let files = [Some(bytes[0].clone()), self.masks.then(|| bytes[1].clone())];
+        let kept = Kept { files, arrays: self.arrays(member, bytes)? };
+        Ok(Sample { file, picture, mask, objects: 0, visibility: Vec::new(), rows: Vec::new(), kept })
+    }
+}
+
+/// Sides and elements of an array of bytes; none if the file is no array.
+fn pixels<const SIDES: usize>(bytes: &Bytes, file: &str) -> Result<Option<([usize; SIDES], Vec<u8>)>, ImportError> {
+    if !Array::is_one(bytes) {
+        return Ok(None);
+    }
+    let refused = |reason| ImportError::Picture { file: file.to_owned(), reason };
+    let array = Array::parse(bytes).map_err(refused)?;
+    match <[usize; SIDES]>::try_from(&array.shape[..]) {
+        Ok(sides) if array.dtype == DType::U8 => Ok(Some((sides, array.data.to_vec()))),
+        _ => Err(refused(format!("an array of {:?} {:?} holds no such image", array.dtype, array.shape))),
+    }
+}

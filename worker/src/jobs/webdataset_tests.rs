@@ -1,0 +1,129 @@
+//! Tar files of samples, as others write them, to shards: what is there becomes columns, what fits is stored as it is, and samples that
+//! are not like the first one are named.
+
+use super::import_tests::{Bench, refused};
+use crate::data::datasets::testing::{self, Content, SIDE, Scene};
+use common::config::ImageFormat;
+use common::shards::DType;
+use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
+use png::{BitDepth::Eight, ColorType};
+use std::fs;
+
+/// A sample of a square image that already has the right size.
+fn sample(number: usize) -> Content {
+    let scene = Scene(number);
+    let size = (SIDE, SIDE);
+    let mask = testing::png(size, ColorType::Grayscale, Eight, &scene.mask(size, 0));
+    let embedding: Vec<u8> = [number as f32, 0.5].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let key = format!("images/{number:04}");
+    vec![
+        (format!("{key}.jpg"), jpeg(number)),
+        (format!("{key}.seg.png"), mask),
+        (format!("{key}.cls"), format!("{}\n", number % 3).into_bytes()),
+        (format!("{key}.json"), format!("{{\"caption\": \"a room\", \"height\": {number}, \"score\": {number}.25}}").into_bytes()),
+        (format!("{key}.embedding.npy"), testing::npy("<f4", "(2,)", &embedding)),
+        (format!("{key}.txt"), b"a room".to_vec()),
+    ]
+}
+
+fn jpeg(number: usize) -> Vec<u8> {
+    let mut file = Vec::new();
+    let pixels = Scene(number).pixels((SIDE, SIDE), 0);
+    JpegEncoder::new_with_quality(&mut file, 60).write_image(&pixels, SIDE as u32, SIDE as u32, ExtendedColorType::Rgb8).unwrap();
+    file
+}
+
+fn shard(numbers: std::ops::Range<usize>) -> Content {
+    numbers.flat_map(sample).collect()
+}
+
+/// Two shards to train on and one for validation, packed by `pack`, their names ending in `ending`.
+fn shards(ending: &str, pack: fn(&Content) -> Vec<u8>) -> Content {
+    let part = |name: &str, numbers| (format!("{name}.{ending}"), pack(&shard(numbers)));
+    vec![part("rooms-train-0000", 0..4), part("rooms-train-0001", 4..7), part("rooms-val-0000", 0..2)]
+}
+
+fn packed(tar: &Content) -> Vec<u8> {
+    testing::gzip(&testing::tar(tar))
+}
+
+fn with_jpeg(source: &str, files: &Content) -> Bench {
+    let mut bench = Bench::new("webdataset", source, "");
+    testing::write(&bench.path("source"), files);
+    bench.config.data.image_format = ImageFormat::Jpeg;
+    bench
+}
+
+#[test]
+fn what_samples_have_becomes_columns_and_files_that_fit_stay_as_they_are() {
+    for (source, files) in [
+        ("source", shards("tar", testing::tar)),
+        ("source", shards("tar.gz", packed)),
+        ("source/rooms-{train,val}-{0000..0001}.tar", [shards("tar", testing::tar), vec![part_of_nothing()]].concat()),
+    ] {
+        let bench = with_jpeg(source, &files);
+        bench.run(2).unwrap();
+        for (split, numbers) in [("train", 0..7), ("validation", 0..2)] {
+            let rows = bench.split(split);
+            assert_eq!(rows.dataset.rows(), numbers.len() as u64);
+            for (row, number) in (0..).zip(numbers) {
+                assert!(rows.stored("image", row) == jpeg(number), "image {row} of {split}");
+                assert!(rows.stored("mask", row) == sample(number)[1].1, "mask {row} of {split}");
+                assert_eq!(rows.bytes("label", row), (number as i64 % 3).to_le_bytes());
+                assert_eq!(rows.bytes("height", row), (number as i64).to_le_bytes());
+                assert_eq!(rows.bytes("score", row), (number as f32 + 0.25).to_le_bytes());
+                assert_eq!(rows.bytes("embedding", row)[..4], (number as f32).to_le_bytes());
+            }
+            let columns = &rows.dataset.manifest().schema.columns;
+            let names: Vec<_> = columns.iter().map(|column| (column.name.as_str(), column.dtype, &column.shape[..])).collect();
+            let further = [("embedding", DType::F32, &[2][..]), ("height", DType::I64, &[]), ("label", DType::I64, &[])];
+            assert_eq!(names[2..5], further, "{names:?}");
+        }
+    }
+}
+
+/// In the folder, and of no split that the pattern names.
+fn part_of_nothing() -> (String, Vec<u8>) {
+    ("rooms-val-0001.tar".into(), testing::tar(&Content::new()))
+}
+
+/// What does not have the size or the format is made to, as from any other layout.
+#[test]
+fn other_images_are_scaled() {
+    let pixels = testing::npy("|u1", "(16, 24, 3)", &Scene(5).pixels(testing::SIZE, 0));
+    let mask = testing::npy("|u1", "(16, 24)", &Scene(5).mask(testing::SIZE, 0));
+    let sample = vec![("a.image.npy".to_owned(), pixels), ("a.mask.npy".to_owned(), mask)];
+    let files = vec![("train/0.tar".to_owned(), testing::tar(&sample)), ("val/0.tar".to_owned(), testing::tar(&sample))];
+    let bench = Bench::with("webdataset", &files, "");
+    bench.run(1).unwrap();
+    bench.split("validation").are(&[Scene(5)], true);
+}
+
+#[test]
+fn samples_that_are_not_like_the_first_are_named() {
+    let spoilt = |ending: &str, with: Option<&[u8]>| {
+        let mut files = shard(0..4);
+        let name = format!("images/0002.{ending}");
+        files.retain(|file| with.is_some() || file.0 != name);
+        files.iter_mut().filter(|file| file.0 == name).for_each(|file| file.1 = with.unwrap_or_default().to_vec());
+        let shards = vec![("train.tar".to_owned(), testing::tar(&files)), ("val.tar".into(), testing::tar(&shard(0..1)))];
+        Bench::with("webdataset", &shards, "").refusal()
+    };
+    refused(&spoilt("seg.png", None), &["train.tar: images/0002.jpg", "images/0002.seg.png is missing"]);
+    refused(&spoilt("embedding.npy", None), &["train.tar: images/0002.jpg", "images/0002.embedding.npy is missing"]);
+    let wider = testing::npy("<f4", "(3,)", &[0; 12]);
+    let words = ["train.tar: images/0002.embedding.npy", "embedding is f32 [3], but f32 [2] in the first sample"];
+    refused(&spoilt("embedding.npy", Some(&wider)), &words);
+    refused(&spoilt("embedding.npy", Some(b"PK")), &["images/0002.embedding.npy", "no array of NumPy"]);
+    refused(&spoilt("cls", Some(b"chair")), &["images/0002.cls", "\"chair\" is no class"]);
+    refused(&spoilt("json", Some(b"{\"height\": 1}")), &["images/0002.json", "score is no number"]);
+    refused(&spoilt("json", Some(b"{")), &["images/0002.json", "EOF"]);
+    refused(&spoilt("jpg", Some(b"<html>")), &["images/0002.jpg", "neither PNG nor JPEG nor WebP"]);
+
+    let bench = with_jpeg("source/rooms-train-{0000..0002}.tar", &shards("tar", testing::tar));
+    refused(&bench.refusal(), &["rooms-train-0002.tar does not exist"]);
+    let bench = Bench::new("webdataset", "cut.tar", "");
+    let whole = testing::tar(&shard(0..4));
+    fs::write(bench.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
+    refused(&bench.refusal(), &["cut.tar", "archive is truncated"]);
+}
