@@ -7,7 +7,8 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json  report.html
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  compose.json  edit.json  report.html
+//!   concepts/           library.safetensors with the slots and their concepts, library.json about them
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 
@@ -131,6 +132,18 @@ impl RunDir {
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {
         self.path.join("evaluate.json")
+    }
+
+    /// The library of slots: `library.safetensors`, `library.json`, and parts while it is being made.
+    #[must_use]
+    pub fn concepts(&self) -> PathBuf {
+        self.path.join("concepts")
+    }
+
+    /// What each composed scene is made of.
+    #[must_use]
+    pub fn compositions(&self) -> PathBuf {
+        self.path.join("compose.json")
     }
 
     /// What the `edit` job did, and its figures.

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::backend::{self, Backend, Collective, Device};
-use common::config::{Config, ConfigError, EditImage, edit_tasks};
+use common::config::{Config, ConfigError, EditImage, compose_tasks, edit_tasks};
 use common::job::Job;
 use common::place::{host_name, same_host};
 use common::shards::{Dataset, ShardError};
@@ -101,7 +101,7 @@ pub(crate) enum PreflightError {
         /// Where it should be.
         path: PathBuf,
     },
-    /// What is to be edited.
+    /// What is to be edited or composed.
     #[error(transparent)]
     Recipes(#[from] ConfigError),
     /// An image file to edit.
@@ -176,7 +176,9 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             check_split(images, "train", Some(("autoencoder.train.global_batch", batch))).await
         }
         Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
-        Job::Evaluate | Job::Compose => check_split(latents, "validation", None).await,
+        Job::Evaluate => check_split(latents, "validation", None).await,
+        Job::Concepts => check_split(latents, "train", None).await,
+        Job::Compose => check_scenes(config).await,
         Job::Edit => check_recipes(config).await,
     }
 }
@@ -195,6 +197,15 @@ async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
             }
         }
     }
+    Ok(())
+}
+
+/// Whether all that scenes are to be composed from is there.
+async fn check_scenes(config: &Config) -> Result<(), PreflightError> {
+    check_split(&config.data.latents, "train", None).await?;
+    let split = config.compose.as_ref().map(|compose| compose.split).unwrap_or_default();
+    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    compose_tasks(config, dataset.rows())?;
     Ok(())
 }
 

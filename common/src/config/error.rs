@@ -50,9 +50,11 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file of recipes cannot be read.
-    #[error("edit.recipes: cannot read {}: {source}", path.display())]
+    /// A file of recipes or scenes cannot be read.
+    #[error("{key}: cannot read {}: {source}", path.display())]
     Recipes {
+        /// The key that names it.
+        key: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.

@@ -124,6 +124,8 @@ mod tests {
             "cluster.collective=nccl",
             "evaluate.sampler=dpm-solver++",
             "edit.recipe=[{ image = 1, remove = [2] }]",
+            "concepts.images=7",
+            "compose.scene=[{ concepts = [1] }]",
             "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

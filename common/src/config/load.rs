@@ -10,6 +10,9 @@ use super::error::{ConfigError, Place};
 use super::keys::{Key, join, keys_of, nearest};
 use super::{Config, validate};
 
+/// Keys that have moved, with the table and the key that they are now: configurations of earlier runs still hold them.
+const MOVED: [(&str, [&str; 2]); 1] = [("evaluate.library", ["concepts", "images"])];
+
 /// Reads the configuration in `path`, refined by `overrides` (each `key=value`, later ones win), and validates it.
 ///
 /// # Errors
@@ -96,13 +99,16 @@ impl Source {
                 // The table around an overridden key still lies where the file has it.
                 Some(valid) if valid.table => _ = self.places.entry(key).or_insert(place),
                 Some(_) => _ = self.places.insert(key, place),
+                None if MOVED.iter().any(|(old, _)| *old == key) => {}
                 None => {
                     let nearest = nearest(keys, &key).unwrap_or_default().to_owned();
                     return Err(ConfigError::UnknownKey { key, place, nearest });
                 }
             }
         }
-        toml::from_str(text).map_err(syntax)
+        let mut table = toml::from_str(text).map_err(syntax)?;
+        move_keys(&mut table);
+        Ok(table)
     }
 
     /// The place of a key, of the table around it, or at least the file.
@@ -132,6 +138,18 @@ impl Source {
                 None => ConfigError::WrongType { place: self.place_of(&path), key: path, message: in_plain_words(&message) },
             }
         })
+    }
+}
+
+/// Puts values under moved keys where they belong now, unless there is one already.
+fn move_keys(table: &mut Table) {
+    for (old, [new_table, new_key]) in MOVED {
+        let Some((old_table, old_key)) = old.split_once('.') else { continue };
+        let value = table.get_mut(old_table).and_then(Value::as_table_mut).and_then(|keys| keys.remove(old_key));
+        let keys = value.is_some().then(|| table.entry(new_table).or_insert_with(|| Table::new().into()));
+        if let (Some(value), Some(keys)) = (value, keys.and_then(Value::as_table_mut)) {
+            keys.entry(new_key).or_insert(value);
+        }
     }
 }
 

@@ -217,3 +217,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_configuration_of_an_earlier_run_still_loads() {
+    assert_eq!(load(&["evaluate.library=30"]).unwrap().concepts.images, 30);
+    assert_eq!(load(&["evaluate.library=30", "concepts.images=40"]).unwrap().concepts.images, 40);
+    let text = FIXTURE.replace("\n[evaluate]\n", "\n[evaluate]\nlibrary = 50\n");
+    let config = from_str(&text, "q.toml", &[]).unwrap();
+    assert_eq!(config.concepts.images, 50);
+    assert!(!to_toml(&config).unwrap().contains("library"));
+}

@@ -1,11 +1,13 @@
 //! The one configuration of a run: what it is called, what it learns from, the network, the recipe, and the machines.
 //!
 //! A [`Config`] is read from a TOML file, refined by `--set key=value`, validated ([`validate`]), and written back, resolved, as
-//! `run.toml` into the run folder, from where every worker reads it. Nothing here does I/O except [`load`], and [`edit_tasks`] for a file of
-//! recipes.
+//! `run.toml` into the run folder, from where every worker reads it. Nothing here does I/O except [`load`], and [`edit_tasks`] and
+//! [`compose_tasks`] for files of recipes and scenes.
 
 mod autoencoder;
 mod cluster;
+mod compositions;
+mod concepts;
 mod data;
 mod edit;
 mod error;
@@ -21,6 +23,8 @@ pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
 pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
+pub use compositions::{ComposeTask, compose_tasks};
+pub use concepts::{ComposeConfig, ConceptsConfig, NamedSlot, SceneRecipe};
 pub use data::{DataConfig, ImageFormat, ScenesConfig};
 pub use edit::{Background, Donor, EditConfig, EditSplit, Exchange, Interpolation, Recipe};
 pub use error::{ConfigError, OutOfRange, Place};
@@ -70,6 +74,12 @@ pub struct Config {
     /// `[edit]`: what the `edit` job does to which images; absent where nothing is edited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditConfig>,
+    /// `[concepts]`: the library of slots.
+    #[serde(default)]
+    pub concepts: ConceptsConfig,
+    /// `[compose]`: the scenes of the `compose` job; absent where none is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compose: Option<ComposeConfig>,
     /// `[cluster]`: workers, hosts and what connects them.
     #[serde(default)]
     pub cluster: ClusterConfig,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::edit::{Exchange, Recipe};
 use super::error::OutOfRange;
@@ -94,16 +95,12 @@ impl Edit {
 pub fn edit_tasks(config: &Config, rows: u64) -> Result<Vec<EditTask>, ConfigError> {
     let edit = config.edit.clone().unwrap_or_default();
     let slots = config.model.slot_attention.slots;
-    let refused = |name: &str| {
-        let place = super::Place::File { name: name.to_owned(), line: None };
-        move |problem| ConfigError::OutOfRange { place, problem }
-    };
     let mut tasks = tasks_of(&edit, slots).map_err(refused("the configuration"))?;
     if let Some(file) = &edit.recipes {
-        let more = read(Path::new(file))?;
-        let read = listed("recipe", &more, edit.recipe.len(), slots).and_then(|more| {
+        let Recipes { recipe } = read("edit.recipes", Path::new(file))?;
+        let read = listed("recipe", &recipe, edit.recipe.len(), slots).and_then(|more| {
             tasks.extend(more);
-            distinct(&tasks)
+            distinct("recipe", names(&tasks))
         });
         read.map_err(refused(file))?;
     }
@@ -113,30 +110,43 @@ pub fn edit_tasks(config: &Config, rows: u64) -> Result<Vec<EditTask>, ConfigErr
         return Ok((0..shown).map(show).collect());
     }
     let url = format!("{}/{}", config.data.latents.trim_end_matches('/'), edit.split.name());
-    there(&tasks, rows, &url).map_err(refused("the recipes"))?;
+    for task in &tasks {
+        for image in task.images() {
+            if let EditImage::Row(row) = image {
+                row_there(&format!("{}: image", task.key), *row, rows, &url).map_err(refused("the recipes"))?;
+            }
+        }
+    }
     Ok(tasks)
 }
 
 /// The edits of the recipes that lie in the configuration itself, for a model with `slots` slots.
 pub(super) fn tasks_of(edit: &EditConfig, slots: i64) -> Result<Vec<EditTask>, OutOfRange> {
     let tasks = listed("edit.recipe", &edit.recipe, 0, slots)?;
-    distinct(&tasks).map(|()| tasks)
+    distinct("recipe", names(&tasks)).map(|()| tasks)
 }
 
-/// The recipes in a file.
-fn read(path: &Path) -> Result<Vec<Recipe>, ConfigError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Recipes {
-        recipe: Vec<Recipe>,
-    }
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Recipes { path: path.to_owned(), source })?;
-    let recipes: Recipes = toml::from_str(&text).map_err(|error| {
+/// A file of recipes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipes {
+    recipe: Vec<Recipe>,
+}
+
+/// The TOML file at `path`, which `key` names.
+pub(super) fn read<T: DeserializeOwned>(key: &'static str, path: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Recipes { key, path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| {
         let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
         let place = super::Place::File { name: path.display().to_string(), line };
         ConfigError::Syntax { place, message: error.message().replace('\n', ", ") }
-    })?;
-    Ok(recipes.recipe)
+    })
+}
+
+/// Says that a problem lies in the file `name`.
+pub(super) fn refused(name: &str) -> impl FnOnce(OutOfRange) -> ConfigError {
+    let place = super::Place::File { name: name.to_owned(), line: None };
+    move |problem| ConfigError::OutOfRange { place, problem }
 }
 
 /// The edits of a list of recipes under `table`, the first of which is number `first` of all.
@@ -149,27 +159,36 @@ fn listed(table: &str, recipes: &[Recipe], first: usize, slots: i64) -> Result<V
     Ok(tasks)
 }
 
-/// No two edits write the same files.
-fn distinct(tasks: &[EditTask]) -> Result<(), OutOfRange> {
+fn names(tasks: &[EditTask]) -> impl Iterator<Item = (&str, &str)> {
+    tasks.iter().map(|task| (task.key.as_str(), task.name.as_str()))
+}
+
+/// No two of these `things`, each with its key and its name, write the same files.
+pub(super) fn distinct<'a>(things: &str, named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), OutOfRange> {
     let mut names = BTreeSet::new();
-    for task in tasks {
-        let new = names.insert(&task.name);
-        require(new, &format!("{}.name", task.key), format!("{:?}", task.name), "a name that no other recipe has")?;
+    for (key, name) in named {
+        require(names.insert(name), &format!("{key}.name"), format!("{name:?}"), format!("a name that no other {things} has"))?;
     }
     Ok(())
 }
 
-/// All rows are among the `rows` of the split at `url`.
-fn there(tasks: &[EditTask], rows: u64, url: &str) -> Result<(), OutOfRange> {
-    for task in tasks {
-        for image in task.images() {
-            if let EditImage::Row(row) = image {
-                let allowed = format!("less than {rows}, the images in {url}");
-                require(*row < rows, &format!("{}: image", task.key), row, allowed)?;
-            }
-        }
-    }
-    Ok(())
+/// The name of what lies at `key` can be that of a file.
+pub(super) fn plain_name(key: &str, name: &str) -> Result<(), OutOfRange> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_plain = !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
+    require(is_plain, &format!("{key}.name"), format!("{name:?}"), "a file name of letters, digits, '-', '_' and '.'")
+}
+
+/// A row is among the `rows` of the split at `url`.
+pub(super) fn row_there(key: &str, row: u64, rows: u64, url: &str) -> Result<(), OutOfRange> {
+    require(row < rows, key, row, format!("less than {rows}, the images in {url}"))
+}
+
+/// A slot counted from 0, of a model with `slots`.
+pub(super) fn slot_from_0(key: &str, slot: i64, slots: i64) -> Result<usize, OutOfRange> {
+    let allowed = format!("from 1 to {slots}, the slots of the model (model.slot_attention.slots)");
+    require((1..=slots).contains(&slot), key, slot, allowed)?;
+    Ok(slot as usize - 1)
 }
 
 /// Reads one recipe.
@@ -187,10 +206,7 @@ impl Reader {
         let image = self.image("", recipe.image, recipe.file.as_ref())?;
         let verb = self.verb(recipe)?;
         let name = recipe.name.clone().unwrap_or_else(|| format!("{index:02}-{verb}"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let is_plain = !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
-        let allowed = "a file name of letters, digits, '-', '_' and '.'";
-        require(is_plain, &format!("{key}.name"), format!("{name:?}"), allowed)?;
+        plain_name(&key, &name)?;
         if let Some(swap) = &recipe.swap {
             let (slot, other, other_slot) = self.exchange("swap", swap)?;
             let mix = |slot, with, with_slot| Edit::Mix { slot: Some(slot), with, with_slot: Some(with_slot), shares: vec![1.0] };
@@ -287,10 +303,7 @@ impl Reader {
 
     /// A slot from 0.
     fn slot(&self, within: &str, slot: i64) -> Result<usize, OutOfRange> {
-        let allowed = format!("from 1 to {}, the slots of the model (model.slot_attention.slots)", self.slots);
-        let key = format!("{}{within}", self.key);
-        require((1..=self.slots).contains(&slot), &key, slot, allowed)?;
-        Ok(slot as usize - 1)
+        slot_from_0(&format!("{}{within}", self.key), slot, self.slots)
     }
 }
 

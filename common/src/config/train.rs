@@ -255,8 +255,6 @@ pub struct EvaluateConfig {
     pub guidance: f64,
     /// Rows of the picture grids.
     pub pictures: usize,
-    /// Training images whose slots make up the library of the `compose` job.
-    pub library: usize,
 }
 
 impl Default for EvaluateConfig {
@@ -269,7 +267,6 @@ impl Default for EvaluateConfig {
             sampling_steps: 25,
             guidance: 1.0,
             pictures: 8,
-            library: 1000,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::error::OutOfRange;
-use super::recipes;
+use super::{compositions, recipes};
 use super::{
     AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
     PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
@@ -36,7 +36,9 @@ pub fn check(config: &Config) -> Checked {
     cluster(&config.cluster)?;
     batches(config)?;
     checkpoint_and_evaluate(config)?;
-    config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))
+    config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))?;
+    concepts(config)?;
+    config.compose.as_ref().map_or(Ok(()), |compose| compositions::tasks_of(config, compose).map(drop))
 }
 
 fn run(run: &RunConfig) -> Checked {
@@ -258,7 +260,6 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     let evaluate = &config.evaluate;
     at_least("evaluate.batch", evaluate.batch, 1)?;
     at_least("evaluate.pictures", evaluate.pictures, 1)?;
-    at_least("evaluate.library", evaluate.library, 1)?;
     let (steps, total) = (evaluate.sampling_steps, config.diffusion.timesteps);
     let (most, allowed) = match evaluate.sampler {
         Sampler::DpmSolver => (total - 1, format!("1 or more and less than diffusion.timesteps ({total}) for dpm-solver++")),
@@ -269,6 +270,19 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     let learned = evaluate.guidance == 1.0 || config.train.slot_dropout > 0.0;
     let allowed = "1 as long as train.slot_dropout is 0: the network has not learned to do without slots";
     require(learned, "evaluate.guidance", evaluate.guidance, allowed)
+}
+
+fn concepts(config: &Config) -> Checked {
+    let (concepts, slots) = (&config.concepts, config.model.slot_attention.slots.unsigned_abs());
+    at_least("concepts.restarts", concepts.restarts, 1)?;
+    let count = config.concept_count();
+    at_least("concepts.count", count, 1)?;
+    let most = if concepts.images == 0 { u64::MAX } else { concepts.images.saturating_mul(slots) };
+    let allowed = format!("{most} or less, the slots of concepts.images ({}) images", concepts.images);
+    require(count as u64 <= most, "concepts.count", count, allowed)?;
+    let enough = concepts.batch == 0 || concepts.batch >= count as u64;
+    let allowed = format!("0, or at least as many slots as there are concepts ({count})");
+    require(enough, "concepts.batch", concepts.batch, allowed)
 }
 
 /// At least one level, every level's channels a multiple of the groups.

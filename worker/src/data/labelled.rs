@@ -35,6 +35,11 @@ impl LabelledImages {
         self.dataset.rows()
     }
 
+    /// Fingerprint of the data set.
+    pub fn fingerprint(&self) -> &str {
+        self.dataset.manifest().fingerprint()
+    }
+
     /// Side of the square images.
     pub fn side(&self) -> usize {
         self.side

@@ -10,34 +10,46 @@ pub fn drop_slots(conditioning: &Tensor, dropped: &Tensor) -> Tensor {
     conditioning.masked_fill(&dropped.view([-1, 1, 1]), 0.0)
 }
 
-/// The prediction that is `scale` times as far from the one without slots as the one with them is (eq. 6, whose w is `scale - 1`);
-/// `predict(conditioning)` is the network. With a scale of 1 it is asked once only.
-pub fn guided(scale: f64, conditioning: &Tensor, predict: impl Fn(&Tensor) -> Tensor) -> Tensor {
-    let with_slots = predict(conditioning);
-    if scale == 1.0 {
-        return with_slots;
+/// Predictions that are led away from those without slots.
+#[derive(Debug)]
+pub struct Guidance {
+    scale: f64,
+    /// [B, K, D], or with guidance [2 B, K, D], whose second half has no slots.
+    conditioning: Tensor,
+}
+
+impl Guidance {
+    /// By `scale` 1 not at all, and then predictions without slots are not computed.
+    pub fn new(scale: f64, conditioning: &Tensor) -> Self {
+        let conditioning = match scale {
+            1.0 => conditioning.shallow_clone(),
+            _ => Tensor::cat(&[conditioning, &conditioning.zeros_like()], 0),
+        };
+        Self { scale, conditioning }
     }
-    let without_slots = predict(&conditioning.zeros_like());
-    &without_slots + (with_slots - &without_slots) * scale
+
+    /// The prediction for z_t [B, C, h, w] that is `scale` times as far from the one without slots as the one with them is (eq. 6, whose w is
+    /// `scale - 1`); `network(z_t, conditioning)` computes both in one pass.
+    pub fn predict(&self, z_t: &Tensor, network: impl FnOnce(&Tensor, &Tensor) -> Tensor) -> Tensor {
+        if self.scale == 1.0 {
+            return network(z_t, &self.conditioning);
+        }
+        let both = network(&Tensor::cat(&[z_t, z_t], 0), &self.conditioning).chunk(2, 0);
+        &both[1] + (&both[0] - &both[1]) * self.scale
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
 
     #[test]
-    fn only_guidance_costs_a_second_pass_and_it_leads_away_from_no_slots() {
+    fn guidance_leads_away_from_no_slots() {
         let conditioning = Tensor::from_slice(&[1.0_f32, 2.0]).view([2, 1, 1]);
-        let passes = Cell::new(0);
-        let predict = |conditioning: &Tensor| {
-            passes.set(passes.get() + 1);
-            conditioning * 10.0 + 1.0
-        };
-        assert_eq!(guided(1.0, &conditioning, predict), Tensor::from_slice(&[11.0_f32, 21.0]).view([2, 1, 1]));
-        assert_eq!(passes.get(), 1);
-        assert_eq!(guided(1.5, &conditioning, predict), Tensor::from_slice(&[16.0_f32, 31.0]).view([2, 1, 1]));
-        assert_eq!(passes.get(), 3);
+        let z_t = Tensor::from_slice(&[0.5_f32, 0.25]).view([2, 1, 1]);
+        let predict = |scale| Guidance::new(scale, &conditioning).predict(&z_t, |z_t, conditioning| conditioning * 10.0 + z_t);
+        assert_eq!(predict(1.0), Tensor::from_slice(&[10.5_f32, 20.25]).view([2, 1, 1]));
+        assert_eq!(predict(1.5), Tensor::from_slice(&[15.5_f32, 30.25]).view([2, 1, 1]));
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn model_figures(
 fn position_only(context: &mut JobContext, held_out: &LabelledImages, samples: u64) -> Result<Figures> {
     let train = LabelledImages::open(&context.runtime, &context.config.data, "train")?;
     let masks = train.masks(0..train.count().min(FITTED_MASKS))?;
-    let cells = position_cells(&masks, train.side(), context.config.model.slot_attention.slots as usize);
+    let cells = position_cells(&masks, train.side(), context.config.model.slot_attention.slots as usize)?;
     let mut sums = Sums::default();
     for row in share(samples, context.place) {
         for truth in held_out.masks(row..row + 1)? {

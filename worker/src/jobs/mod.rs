@@ -5,9 +5,11 @@
 mod autoencoder;
 mod checkup;
 mod compose;
+mod concepts;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod crew;
+mod cutting;
 mod edit;
 mod encode;
 mod evaluate;
@@ -85,6 +87,7 @@ pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Val
     match job {
         Job::Autoencoder => autoencoder::run(context),
         Job::Compose => compose::run(context),
+        Job::Concepts => concepts::run(context),
         Job::Edit => edit::run(context),
         Job::Encode => encode::run(context),
         Job::Evaluate => evaluate::run(context),

@@ -41,7 +41,7 @@ pub(super) fn config(folder: &Path) -> Config {
         "evaluate.sampler=dpm-solver++".into(),
         "evaluate.sampling_steps=2".into(),
         "evaluate.pictures=3".into(),
-        "evaluate.library=11".into(),
+        "concepts.images=11".into(),
     ];
     load::from_str(include_str!("../../../configs/quickstart.toml"), "quickstart.toml", &overrides).unwrap()
 }

@@ -17,6 +17,7 @@ pub mod weights;
 
 pub use autoencoder::Autoencoder;
 pub use backbone::Backbone;
+pub use layers::without_gradients;
 pub use precision::Mixed;
 pub use slot_attention::{SlotAttention, SlotOutput};
 pub use unet::Unet;
@@ -55,6 +56,15 @@ pub struct Module {
     pub variables: Vec<Variable>,
 }
 
+impl Module {
+    /// Takes over the memory of the variables of a module of the same networks.
+    pub(crate) fn share(&self, other: &Self) {
+        for (variable, other) in self.variables.iter().zip(&other.variables) {
+            tch::no_grad(|| variable.tensor.shallow_clone().set_data(&other.tensor));
+        }
+    }
+}
+
 /// The trained networks.
 #[derive(Debug)]
 pub struct LatentSlotDiffusion {
@@ -85,6 +95,13 @@ impl LatentSlotDiffusion {
         let unet = Unet::new(&variables.root(), &config.unet, sizes.latent_channels, sizes.latent_side, context);
         let modules = [backbone_module, slot_attention_module, variables.into_module()];
         Self { backbone, slot_attention, unet, modules }
+    }
+
+    /// The same networks for another thread, which share the memory of the weights. `config` and `sizes` are those of these networks.
+    pub fn twin(&self, config: &ModelConfig, sizes: Sizes, device: Device) -> Self {
+        let twin = Self::new(config, sizes, Initial::Unset, device);
+        twin.modules.iter().zip(&self.modules).for_each(|(twin, module)| twin.share(module));
+        twin
     }
 
     /// Adds the gradients of a loss to those of the parameters; with `model.unet.gradient_checkpointing` this computes the UNet again, in

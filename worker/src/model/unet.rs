@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 
 use common::config::UnetConfig;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::blocks::checkpoints::Tape;
 use super::blocks::resnet::Time;
 use super::blocks::transformer::TransformerShape;
 use super::blocks::unet_body::{MiddleShape, UnetBody, UnetShape};
+use super::layers::without_gradients;
 use super::precision::Mixed;
 use super::variables::Scope;
 
@@ -51,6 +52,15 @@ impl Unet {
         let (prediction, tape) = Tape::record(&self.body, &z, &time, conditioning);
         self.tapes.borrow_mut().push(tape);
         prediction
+    }
+
+    /// The same for sampling: all latents have the timestep `t`, and no gradients are asked for.
+    pub fn denoise(&self, z: &Tensor, t: usize, conditioning: &Tensor) -> Tensor {
+        without_gradients(|| {
+            let time = self.body.time_embedding.forward(&Tensor::full([1], t as i64, (Kind::Int64, z.device())));
+            let z = z.to_kind(time.kind()).contiguous();
+            self.body.forward(&z, Time::Shared(&time), Some(conditioning))
+        })
     }
 
     /// Carries on the gradients of all predictions since the last call.

@@ -49,9 +49,9 @@ impl Draws {
     }
 
     /// Standard normal numbers, f32 `[rows, shape..]` on the CPU, for `rows` of the global batch of `step` (Box and Muller, 1958).
-    pub fn normal(&self, step: u64, purpose: Purpose, rows: Range<usize>, shape: &[i64]) -> Tensor {
+    pub fn normal(&self, step: u64, purpose: Purpose, rows: impl IntoIterator<Item = usize>, shape: &[i64]) -> Tensor {
         // Row by row: tensors of this size do not call for libtorch's threads, which are the training step's.
-        let rows: Vec<Tensor> = rows.map(|row| normal_row(&mut self.stream(step, purpose, row), shape)).collect();
+        let rows: Vec<Tensor> = rows.into_iter().map(|row| normal_row(&mut self.stream(step, purpose, row), shape)).collect();
         if rows.is_empty() {
             let size: Vec<i64> = std::iter::once(0).chain(shape.iter().copied()).collect();
             return Tensor::zeros(size, (Kind::Float, Device::Cpu));
