@@ -133,6 +133,12 @@ impl RunDir {
         self.path.join("evaluate.json")
     }
 
+    /// The distances of composed scenes from real images.
+    #[must_use]
+    pub fn distances(&self) -> PathBuf {
+        self.path.join("fid.json")
+    }
+
     /// What the `edit` job did, and its figures.
     #[must_use]
     pub fn edits(&self) -> PathBuf {

@@ -21,10 +21,10 @@ pub use precision::Mixed;
 pub use slot_attention::{SlotAttention, SlotOutput};
 pub use unet::Unet;
 pub use variables::{Initial, Variable};
+pub(crate) use variables::{Distribution, Scope, Variables};
 
 use common::config::{Config, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use variables::Variables;
 
 /// What the networks must fit: the image and its latent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
