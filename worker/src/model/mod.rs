@@ -20,8 +20,8 @@ pub use backbone::Backbone;
 pub use precision::Mixed;
 pub use slot_attention::{SlotAttention, SlotOutput};
 pub use unet::Unet;
-pub use variables::{Initial, Variable};
 pub(crate) use variables::{Distribution, Scope, Variables};
+pub use variables::{Initial, Variable};
 
 use common::config::{Config, ModelConfig};
 use tch::{Device, Kind, Tensor};
