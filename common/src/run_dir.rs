@@ -7,7 +7,7 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json  report.html
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  fid.json  edit.json  report.html
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 

@@ -6,8 +6,8 @@ use super::error::OutOfRange;
 use super::recipes;
 use super::{
     AutoencoderConfig, BackboneConfig, CONVERSION, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, FidConfig,
-    ImportConfig,
-    PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
+    ImportConfig, PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig,
+    UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
