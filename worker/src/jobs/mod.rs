@@ -12,6 +12,7 @@ mod edit;
 mod encode;
 mod evaluate;
 mod failure;
+mod fid;
 mod figure;
 mod import;
 #[cfg(test)]

@@ -15,9 +15,8 @@ pub struct KernelDistance {
     pub deviation: Option<f64>,
 }
 
-/// The distance between features [n, D] and [m, D], two or more of either, over `subsets` random subsets with `size` vectors of each
-/// side. Where neither side has more than that, or the smaller side fewer, a subset takes all of the smaller side; and where that is all
-/// of both, there is one.
+/// The distance between features [n, D] and [m, D], two or more of either, over `subsets` random subsets of `size` vectors of each side,
+/// or of as many as the smaller side has. Where that is all of both sides, there is one subset.
 pub fn kernel_distance(a: &Tensor, b: &Tensor, subsets: usize, size: usize, seed: u64) -> KernelDistance {
     let counts = [a, b].map(|features| features.size()[0] as usize);
     let size = size.min(counts[0]).min(counts[1]);
