@@ -1,6 +1,7 @@
 //! Compose new scenes: sort the slots of many images into concepts, put together one slot of each, and decode.
 
 use super::JobContext;
+use super::fid::Judge;
 use super::figure::{self, image_picture, share};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
@@ -14,6 +15,7 @@ use anyhow::Result;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+use std::ops::Range;
 use tch::{Kind, Tensor};
 
 /// Members of each concept in the picture of the library.
@@ -28,18 +30,28 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let stores = open_stores(&config, &context.run)?;
     let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
 
+    let judge = Judge::open(context)?;
     let library = Library::collect(context, &model, &source)?;
-    if !context.place.is_leader() {
-        return Ok(Value::Null);
-    }
     let slots = config.model.slot_attention.slots as usize;
     let concepts = k_means(&to_vec(&library.slots)?, config.model.slot_attention.slot_size as usize, slots, config.run.seed);
     tracing::info!(slots = library.slots.size()[0], concepts = slots, "the slot library is sorted");
 
     let mut random = ChaCha8Rng::seed_from_u64(config.run.seed);
     let recipes: Vec<Vec<usize>> = (0..config.evaluate.pictures).map(|_| concepts.draw(&mut random)).collect();
+    let fid = match &judge {
+        Some(judge) => {
+            let scenes: Vec<Vec<usize>> = (0..judge.images()).map(|_| concepts.draw(&mut random)).collect();
+            let painted =
+                |rows: Range<u64>| Ok(compose(&library, &decoder, &model, &scenes, rows.start as usize..rows.end as usize));
+            judge.judge(context, step, (&model, &decoder), &painted)?
+        }
+        None => Value::Null,
+    };
+    if !context.place.is_leader() {
+        return Ok(Value::Null);
+    }
     let mut cutter = Cutter { context, model: &model, source: &source };
-    let composed = compose(&library, &decoder, &model, &recipes);
+    let composed = compose(&library, &decoder, &model, &recipes, 0..recipes.len());
     let composed = composed_grid(&mut cutter, &recipes, &composed)?;
     let members = library_grid(&mut cutter, &concepts)?;
     let picture = figure::save(&context.run, "compose.png", &composed)?;
@@ -51,6 +63,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
         "members_per_concept": sizes,
         "composed": recipes.len(),
         "picture": picture,
+        "fid": fid,
         "library_picture": library_picture,
     }))
 }
@@ -90,12 +103,18 @@ impl Library {
     }
 }
 
-/// Decodes one image u8 [H, W, 3] per recipe, a list of members.
-fn compose(library: &Library, decoder: &Decoder, model: &LatentSlotDiffusion, recipes: &[Vec<usize>]) -> Tensor {
-    let chosen: Vec<i64> = recipes.iter().flatten().map(|&member| member as i64).collect();
+/// Decodes one image u8 [H, W, 3] for each of the recipes number `rows`; a recipe is a list of members.
+fn compose(
+    library: &Library,
+    decoder: &Decoder,
+    model: &LatentSlotDiffusion,
+    recipes: &[Vec<usize>],
+    rows: Range<usize>,
+) -> Tensor {
+    let chosen: Vec<i64> = recipes[rows.clone()].iter().flatten().map(|&member| member as i64).collect();
     let chosen = library.conditioning.index_select(0, &Tensor::from_slice(&chosen));
     let size = library.conditioning.size()[1];
-    decoder.decode(model, &chosen.view([recipes.len() as i64, -1, size]), 0..recipes.len())
+    decoder.decode(model, &chosen.view([rows.len() as i64, -1, size]), rows)
 }
 
 /// Cuts members of the library out of the images they come from.
