@@ -7,7 +7,7 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  compose.json  edit.json  report.html
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  compose.json  fid.json  edit.json  report.html
 //!   concepts/           library.safetensors with the slots and their concepts, library.json about them
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
@@ -144,6 +144,12 @@ impl RunDir {
     #[must_use]
     pub fn compositions(&self) -> PathBuf {
         self.path.join("compose.json")
+    }
+
+    /// The distances of composed scenes from real images.
+    #[must_use]
+    pub fn distances(&self) -> PathBuf {
+        self.path.join("fid.json")
     }
 
     /// What the `edit` job did, and its figures.

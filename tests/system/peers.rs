@@ -10,13 +10,18 @@ const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The Python of the virtual environment, if it has diffusers; else says that `test` is skipped.
 fn python(test: &str) -> Option<PathBuf> {
+    python_with("diffusers", test)
+}
+
+/// The same with another module.
+fn python_with(module: &str, test: &str) -> Option<PathBuf> {
     let python = Path::new(HERE).join("../.venv/bin/python");
-    let found = Command::new(&python).args(["-c", "import diffusers"]).output();
+    let found = Command::new(&python).args(["-c", &format!("import {module}")]).output();
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
     // Past the capture of test output, for the summary of `make test`.
-    let line = format!("skipped peers::{test}: diffusers is not installed (make peers)\n");
+    let line = format!("skipped peers::{test}: {module} is not installed (make peers)\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
@@ -45,6 +50,13 @@ fn networks_and_gradients_are_those_of_diffusers_blocks() {
 fn samplers_and_schedules_are_those_of_diffusers() {
     let Some(python) = python("samplers_and_schedules_are_those_of_diffusers") else { return };
     let (equal, said) = compare(&python, "samplers.py", &[]);
+    assert!(equal, "{said}");
+}
+
+#[test]
+fn features_and_distances_are_those_of_pytorch_fid_and_numpy() {
+    let Some(python) = python_with("pytorch_fid", "features_and_distances_are_those_of_pytorch_fid_and_numpy") else { return };
+    let (equal, said) = compare(&python, "fid.py", &[]);
     assert!(equal, "{said}");
 }
 

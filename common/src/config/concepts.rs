@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EditSplit;
+use super::Split;
 
 /// `[concepts]`: the library of slots, sorted into concepts by K-means (paper, section 4.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ impl Default for ConceptsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ComposeConfig {
     /// The split whose rows the `image` of a slot numbers.
-    pub split: EditSplit,
+    pub split: Split,
     /// A TOML file of further scenes, each a table `[[scene]]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scenes: Option<String>,

@@ -63,6 +63,28 @@ pub enum ImageFormat {
     Webp,
 }
 
+/// A split of the encoded data set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// Held-out images.
+    #[default]
+    Validation,
+    /// Images that the model was trained on.
+    Train,
+}
+
+impl Split {
+    /// The name of its folder.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "validation",
+            Self::Train => "train",
+        }
+    }
+}
+
 /// `[scenes]`: the built-in data set of ray-traced rooms with cubes, spheres and cylinders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

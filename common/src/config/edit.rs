@@ -2,40 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Split;
+
 /// `[edit]`: recipes for edited images. Without any recipe the job shows the numbered slots of the first images, to choose from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditConfig {
     /// The split whose rows `image` numbers.
-    pub split: EditSplit,
+    pub split: Split,
     /// A TOML file of further recipes, each a table `[[recipe]]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipes: Option<String>,
     /// The recipes, each a table `[[edit.recipe]]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recipe: Vec<Recipe>,
-}
-
-/// A split of the encoded data set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EditSplit {
-    /// Held-out images.
-    #[default]
-    Validation,
-    /// Images that the model was trained on.
-    Train,
-}
-
-impl EditSplit {
-    /// The name of its folder.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Validation => "validation",
-            Self::Train => "train",
-        }
-    }
 }
 
 /// One image and at most one thing to do with it; with none, its slots are shown. Slots are numbered from 1, as in the pictures of

@@ -126,6 +126,7 @@ mod tests {
             "edit.recipe=[{ image = 1, remove = [2] }]",
             "concepts.images=7",
             "compose.scene=[{ concepts = [1] }]",
+            "fid.weights=inception.safetensors",
             "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

@@ -163,6 +163,13 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
              attend (6) must be multiples of 4",
         ),
         ("autoencoder.sha256=beef", "autoencoder.sha256 = \"beef\" is out of range: 64 hexadecimal digits"),
+        (
+            "fid.weights=inception.pth",
+            "fid.weights = \"inception.pth\" is out of range: a .safetensors file; of the published weights it is made by: python -c",
+        ),
+        ("fid={ weights = \"a.safetensors\", sha256 = \"beef\" }", "fid.sha256 = \"beef\" is out of range: 64 hexadecimal digits"),
+        ("fid={ weights = \"a.safetensors\", images = 1 }", "fid.images = 1 is out of range: 2 or more"),
+        ("fid.images=64", "missing key fid.weights in q.toml"),
         ("cluster.collective=solo", "cluster.collective = \"solo\" is out of range: \"auto\", \"mpi\" or \"nccl\" for 2 workers"),
     ];
     for (assignment, expected) in cases {

@@ -11,6 +11,7 @@ mod concepts;
 mod data;
 mod edit;
 mod error;
+mod fid;
 mod identity;
 mod import;
 mod keys;
@@ -25,9 +26,10 @@ pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
 pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
 pub use compositions::{ComposeTask, compose_tasks};
 pub use concepts::{ComposeConfig, ConceptsConfig, NamedSlot, SceneRecipe};
-pub use data::{DataConfig, ImageFormat, ScenesConfig};
-pub use edit::{Background, Donor, EditConfig, EditSplit, Exchange, Interpolation, Recipe};
+pub use data::{DataConfig, ImageFormat, ScenesConfig, Split};
+pub use edit::{Background, Donor, EditConfig, Exchange, Interpolation, Recipe};
 pub use error::{ConfigError, OutOfRange, Place};
+pub use fid::{CONVERSION, FidConfig};
 pub use identity::config_hash;
 pub use import::{ImportConfig, ImportLayout};
 pub use model::{
@@ -71,6 +73,9 @@ pub struct Config {
     /// `[evaluate]`: held-out figures and pictures.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
+    /// `[fid]`: by which network and how many images `compose` judges its scenes; absent where it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fid: Option<FidConfig>,
     /// `[edit]`: what the `edit` job does to which images; absent where nothing is edited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditConfig>,

@@ -5,8 +5,9 @@ use std::fmt::Display;
 use super::error::OutOfRange;
 use super::{compositions, recipes};
 use super::{
-    AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
-    PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
+    AutoencoderConfig, BackboneConfig, CONVERSION, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, FidConfig,
+    ImportConfig, PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig,
+    UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -36,6 +37,7 @@ pub fn check(config: &Config) -> Checked {
     cluster(&config.cluster)?;
     batches(config)?;
     checkpoint_and_evaluate(config)?;
+    config.fid.as_ref().map_or(Ok(()), fid)?;
     config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))?;
     concepts(config)?;
     config.compose.as_ref().map_or(Ok(()), |compose| compositions::tasks_of(config, compose).map(drop))
@@ -89,10 +91,7 @@ fn import(import: &ImportConfig) -> Checked {
 
 fn autoencoder(autoencoder: &AutoencoderConfig) -> Checked {
     not_empty("autoencoder.weights", &autoencoder.weights)?;
-    if let Some(digest) = &autoencoder.sha256 {
-        let hexadecimal = digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit());
-        require(hexadecimal, "autoencoder.sha256", format!("{digest:?}"), "64 hexadecimal digits")?;
-    }
+    sha256("autoencoder.sha256", autoencoder.sha256.as_deref())?;
     at_least("autoencoder.layers_per_block", autoencoder.layers_per_block, 1)?;
     at_least("autoencoder.latent_channels", autoencoder.latent_channels, 1)?;
     grouped_channels("autoencoder", &autoencoder.block_channels, autoencoder.norm_groups)?;
@@ -285,6 +284,17 @@ fn concepts(config: &Config) -> Checked {
     require(enough, "concepts.batch", concepts.batch, allowed)
 }
 
+fn fid(fid: &FidConfig) -> Checked {
+    not_empty("fid.weights", &fid.weights)?;
+    let allowed = format!("a .safetensors file; of the published weights it is made by: {CONVERSION}");
+    require(fid.weights.ends_with(".safetensors"), "fid.weights", format!("{:?}", fid.weights), allowed)?;
+    sha256("fid.sha256", fid.sha256.as_deref())?;
+    at_least("fid.images", fid.images, 2)?;
+    require(fid.real == 0 || fid.real >= 4, "fid.real", fid.real, "0, or 4 or more: its halves are compared too")?;
+    at_least("fid.subsets", fid.subsets, 1)?;
+    at_least("fid.subset_size", fid.subset_size, 2)
+}
+
 /// At least one level, every level's channels a multiple of the groups.
 fn grouped_channels(table: &str, channels: &[i64], groups: i64) -> Checked {
     let (key, groups_key) = (format!("{table}.block_channels"), format!("{table}.norm_groups"));
@@ -292,6 +302,11 @@ fn grouped_channels(table: &str, channels: &[i64], groups: i64) -> Checked {
     require(!channels.is_empty() && channels.len() <= 16, &key, format!("{channels:?}"), "1 to 16 levels")?;
     let fit = channels.iter().all(|channels| *channels >= 1 && channels % groups == 0);
     require(fit, &key, format!("{channels:?}"), format!("multiples of {groups_key} ({groups}), 1 or more each"))
+}
+
+fn sha256(key: &str, digest: Option<&str>) -> Checked {
+    let hexadecimal = digest.is_none_or(|digest| digest.len() == 64 && digest.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    require(hexadecimal, key, format!("{:?}", digest.unwrap_or_default()), "64 hexadecimal digits")
 }
 
 pub(super) fn require(holds: bool, key: &str, value: impl Display, allowed: impl Display) -> Checked {

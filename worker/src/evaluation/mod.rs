@@ -1,6 +1,7 @@
-//! How good the slots are at finding objects: figures over labels, and pictures to look at. Nothing here knows a tensor.
+//! How good the slots are at finding objects: figures over labels, and pictures to look at. Only [`fid`] knows tensors.
 
 mod captions;
+pub mod fid;
 mod hungarian;
 mod lettering;
 mod palette;

@@ -21,11 +21,11 @@ pub use layers::without_gradients;
 pub use precision::Mixed;
 pub use slot_attention::{SlotAttention, SlotOutput};
 pub use unet::Unet;
+pub(crate) use variables::{Distribution, Scope, Variables};
 pub use variables::{Initial, Variable};
 
 use common::config::{Config, ModelConfig};
 use tch::{Device, Kind, Tensor};
-use variables::Variables;
 
 /// What the networks must fit: the image and its latent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

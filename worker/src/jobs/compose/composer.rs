@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use common::config::ComposeTask;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tch::Tensor;
+use std::ops::Range;
+use tch::{Device, Tensor};
 
 /// Where a slot of a scene comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,25 @@ impl Scene {
         }
         Ok(Self { origins, noise: task.seed as usize })
     }
+}
+
+/// Paints one scene for each of `seeds` of a random member of every concept of the library, u8 [B, H, W, 3] on the CPU: what `compose` makes
+/// of the same seeds where nothing is asked for.
+pub(super) fn paint_at_random(
+    library: &Library,
+    (model, decoder, device): (&LatentSlotDiffusion, &Decoder, Device),
+    run_seed: u64,
+    seeds: Range<u64>,
+) -> Result<Tensor> {
+    let mut conditioning = Vec::new();
+    for seed in seeds.clone() {
+        let mut random = ChaCha8Rng::seed_from_u64(run_seed);
+        random.set_stream(seed);
+        let members = (0..library.info.made_from.concepts).filter_map(|concept| library.draw(concept, &mut random));
+        conditioning.push(library.conditioning(&members.collect::<Vec<_>>())?);
+    }
+    let conditioning = Tensor::stack(&conditioning, 0).to_device(device);
+    Ok(decoder.decode(model, &conditioning, seeds.map(|seed| seed as usize)))
 }
 
 /// Everything that it takes to paint scenes.
@@ -80,7 +100,7 @@ impl Composer<'_> {
                 }
                 Origin::Named { image, slot } => {
                     let found = self.cutter().find(self.named, image)?.conditioning;
-                    found.get(slot as i64).to_device(tch::Device::Cpu)
+                    found.get(slot as i64).to_device(Device::Cpu)
                 }
             });
         }

@@ -6,6 +6,7 @@
 mod composer;
 
 use super::concepts::library;
+use super::fid::Judge;
 use super::figure::{self, image_picture, share};
 use super::{BadInput, JobContext};
 use crate::checkpointing::{load_weights, open_stores};
@@ -17,7 +18,7 @@ use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
 use anyhow::{Context, Result};
 use common::config::{ComposeTask, compose_tasks};
 use common::run_dir::replace_file;
-use composer::{Composer, Origin, Scene};
+use composer::{Composer, Origin, Scene, paint_at_random};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -35,7 +36,8 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Unset, context.device);
     let stores = open_stores(&config, &context.run)?;
     let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
-    let library = if tasks.iter().any(|task| !task.concepts.is_empty()) {
+    let judge = Judge::open(context)?;
+    let library = if judge.is_some() || tasks.iter().any(|task| !task.concepts.is_empty()) {
         match library(context, &model, &train, step)? {
             Some((library, _)) => Some(library),
             None => return Ok(json!({"stopped": true})),
@@ -47,12 +49,19 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let composer = Composer { context, model: &model, decoder: &decoder, library: library.as_ref(), train: &train, named: &named };
     let shown = paint(&composer, &tasks, &scenes)?;
     context.collective.all_reduce_sum(&shown)?;
+    let fid = match (&judge, &library) {
+        (Some(judge), Some(library)) => {
+            let (painter, seed) = ((&model, &decoder, context.device), config.run.seed);
+            judge.judge(context, step, (&model, &decoder), &|seeds| paint_at_random(library, painter, seed, seeds))?
+        }
+        _ => Value::Null,
+    };
     if !context.place.is_leader() {
         return Ok(Value::Null);
     }
     let composer = Composer { context, model: &model, decoder: &decoder, library: library.as_ref(), train: &train, named: &named };
     let picture = figure::save(&context.run, "compose.png", &composed_grid(&composer, &tasks, &scenes, &shown)?)?;
-    report(context, &tasks, &scenes, &json!({ "step": step, "split": split.name(), "picture": picture }))
+    report(context, &tasks, &scenes, &json!({ "step": step, "split": split.name(), "picture": picture, "fid": fid }))
 }
 
 /// Paints this worker's scenes into a file each. Returns the first of all, u8 in f32 [scenes, H, W, 3]: those of other workers are zeros.

@@ -64,7 +64,9 @@ impl<'a> Stored<'a> {
         if !differences.is_empty() {
             return Err(WeightsError::Differ { file: file.to_owned(), differences });
         }
-        match tensors.iter().find(|(_, view)| kind(view.dtype()).is_none()) {
+        let loaded =
+            variables.iter().filter(|variable| variable.trainable).filter_map(|variable| tensors.get_key_value(&variable.name));
+        match loaded.into_iter().find(|(_, view)| kind(view.dtype()).is_none()) {
             Some((name, view)) => Err(format(format!("{name}: {:?} values", view.dtype()))),
             None => Ok(Self { file: file.to_owned(), tensors }),
         }

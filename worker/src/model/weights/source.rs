@@ -50,12 +50,17 @@ pub fn find(url: &str, advice: &'static str, runtime: &Handle) -> Result<Found, 
 }
 
 impl Found {
+    /// SHA-256 of the content, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// That this is the file with the given SHA-256, which the configuration has under `key`.
     ///
     /// # Errors
     /// Another file.
     pub fn check_sha256(&self, key: &'static str, expected: &str) -> Result<(), WeightsError> {
-        let found: String = Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = self.sha256();
         if found.eq_ignore_ascii_case(expected) {
             return Ok(());
         }
