@@ -21,6 +21,8 @@ pub enum Job {
     Encode,
     /// Held-out figures and pictures.
     Evaluate,
+    /// What slots know about their objects.
+    Probe,
     /// Scenes composed from a slot library.
     Compose,
     /// Images with slots removed, replaced, swapped or interpolated.
@@ -29,8 +31,17 @@ pub enum Job {
 
 impl Job {
     /// Every job, in the order in which an experiment goes through them.
-    pub const ALL: [Self; 8] =
-        [Self::Scenes, Self::Import, Self::Autoencoder, Self::Encode, Self::Train, Self::Evaluate, Self::Compose, Self::Edit];
+    pub const ALL: [Self; 9] = [
+        Self::Scenes,
+        Self::Import,
+        Self::Autoencoder,
+        Self::Encode,
+        Self::Train,
+        Self::Evaluate,
+        Self::Probe,
+        Self::Compose,
+        Self::Edit,
+    ];
 
     /// The name on command lines and in folders.
     #[must_use]
@@ -42,6 +53,7 @@ impl Job {
             Self::Autoencoder => "autoencoder",
             Self::Encode => "encode",
             Self::Evaluate => "evaluate",
+            Self::Probe => "probe",
             Self::Compose => "compose",
             Self::Edit => "edit",
         }
@@ -56,7 +68,7 @@ impl fmt::Display for Job {
 
 /// A job name that does not exist.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, compose and edit")]
+#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, probe, compose and edit")]
 pub struct UnknownJob(String);
 
 impl FromStr for Job {

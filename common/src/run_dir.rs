@@ -7,7 +7,7 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  edit.json  report.html
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  probe.json  edit.json  report.html
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 
@@ -131,6 +131,12 @@ impl RunDir {
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {
         self.path.join("evaluate.json")
+    }
+
+    /// The figures of the probes.
+    #[must_use]
+    pub fn probes(&self) -> PathBuf {
+        self.path.join("probe.json")
     }
 
     /// What the `edit` job did, and its figures.

@@ -8,15 +8,15 @@ use crate::lab::{Lab, PATIENCE};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The Python of the virtual environment, if it has diffusers; else says that `test` is skipped.
+/// The Python of the virtual environment, if it has what `make peers` installs; else says that `test` is skipped.
 fn python(test: &str) -> Option<PathBuf> {
     let python = Path::new(HERE).join("../.venv/bin/python");
-    let found = Command::new(&python).args(["-c", "import diffusers"]).output();
+    let found = Command::new(&python).args(["-c", "import diffusers, sklearn"]).output();
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
     // Past the capture of test output, for the summary of `make test`.
-    let line = format!("skipped peers::{test}: diffusers is not installed (make peers)\n");
+    let line = format!("skipped peers::{test}: diffusers or scikit-learn is not installed (make peers)\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
@@ -45,6 +45,20 @@ fn networks_and_gradients_are_those_of_diffusers_blocks() {
 fn samplers_and_schedules_are_those_of_diffusers() {
     let Some(python) = python("samplers_and_schedules_are_those_of_diffusers") else { return };
     let (equal, said) = compare(&python, "samplers.py", &[]);
+    assert!(equal, "{said}");
+}
+
+#[test]
+fn figures_of_random_partitions_are_those_of_scikit_learn_and_scipy() {
+    let Some(python) = python("figures_of_random_partitions_are_those_of_scikit_learn_and_scipy") else { return };
+    let (equal, said) = compare(&python, "evaluating.py", &["--random", "500"]);
+    assert!(equal, "{said}");
+}
+
+#[test]
+fn probes_learn_what_those_of_pytorch_learn() {
+    let Some(python) = python("probes_learn_what_those_of_pytorch_learn") else { return };
+    let (equal, said) = compare(&python, "probing.py", &[]);
     assert!(equal, "{said}");
 }
 

@@ -124,6 +124,7 @@ mod tests {
             "cluster.collective=nccl",
             "evaluate.sampler=dpm-solver++",
             "edit.recipe=[{ image = 1, remove = [2] }]",
+            "probe.steps=10",
             "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

@@ -14,6 +14,7 @@ mod import;
 mod keys;
 pub mod load;
 mod model;
+mod probe;
 mod recipes;
 pub mod size;
 mod train;
@@ -30,6 +31,7 @@ pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
     SlotInitialisation, UnetConfig,
 };
+pub use probe::{HoldOut, ProbeConfig};
 pub use recipes::{Edit, EditImage, EditTask, edit_tasks};
 pub use train::{
     CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
@@ -67,6 +69,9 @@ pub struct Config {
     /// `[evaluate]`: held-out figures and pictures.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
+    /// `[probe]`: labels read off slots.
+    #[serde(default)]
+    pub probe: ProbeConfig,
     /// `[edit]`: what the `edit` job does to which images; absent where nothing is edited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<EditConfig>,

@@ -6,7 +6,8 @@ use super::error::OutOfRange;
 use super::recipes;
 use super::{
     AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
-    PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
+    PositionEmbedding, ProbeConfig, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig,
+    UnetConfig,
 };
 
 type Checked = Result<(), OutOfRange>;
@@ -36,6 +37,7 @@ pub fn check(config: &Config) -> Checked {
     cluster(&config.cluster)?;
     batches(config)?;
     checkpoint_and_evaluate(config)?;
+    probe(&config.probe)?;
     config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))
 }
 
@@ -269,6 +271,11 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     let learned = evaluate.guidance == 1.0 || config.train.slot_dropout > 0.0;
     let allowed = "1 as long as train.slot_dropout is 0: the network has not learned to do without slots";
     require(learned, "evaluate.guidance", evaluate.guidance, allowed)
+}
+
+fn probe(probe: &ProbeConfig) -> Checked {
+    at_least("probe.steps", probe.steps, 1)?;
+    positive("probe.learning_rate", probe.learning_rate)
 }
 
 /// At least one level, every level's channels a multiple of the groups.
