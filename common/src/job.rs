@@ -21,6 +21,8 @@ pub enum Job {
     Encode,
     /// Held-out figures and pictures.
     Evaluate,
+    /// What slots know about their objects.
+    Probe,
     /// The library of slots, sorted into concepts.
     Concepts,
     /// Scenes composed from the slots of that library, or from named ones.
@@ -38,6 +40,7 @@ impl Job {
         Self::Encode,
         Self::Train,
         Self::Evaluate,
+        Self::Probe,
         Self::Concepts,
         Self::Compose,
         Self::Edit,
@@ -53,6 +56,7 @@ impl Job {
             Self::Autoencoder => "autoencoder",
             Self::Encode => "encode",
             Self::Evaluate => "evaluate",
+            Self::Probe => "probe",
             Self::Concepts => "concepts",
             Self::Compose => "compose",
             Self::Edit => "edit",
@@ -68,7 +72,7 @@ impl fmt::Display for Job {
 
 /// A job name that does not exist.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, concepts, compose and edit")]
+#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose and edit")]
 pub struct UnknownJob(String);
 
 impl FromStr for Job {

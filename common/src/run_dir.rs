@@ -7,7 +7,8 @@
 //!   status.json         the present, replaced about once a second
 //!   coordinator.json    address and key of the coordinator (owner only)
 //!   logs/gen-001/       rank-00003.log of each worker, launcher.log of whatever started them
-//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  compose.json  fid.json  edit.json  report.html
+//!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  probe.json  compose.json  fid.json  edit.json
+//!   report.html         the run as one page
 //!   concepts/           library.safetensors with the slots and their concepts, library.json about them
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
@@ -132,6 +133,12 @@ impl RunDir {
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {
         self.path.join("evaluate.json")
+    }
+
+    /// The figures of the probes.
+    #[must_use]
+    pub fn probes(&self) -> PathBuf {
+        self.path.join("probe.json")
     }
 
     /// The library of slots: `library.safetensors`, `library.json`, and parts while it is being made.

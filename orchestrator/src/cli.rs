@@ -345,7 +345,7 @@ pub(crate) struct RunArguments {
     /// Change one key of the configuration, as train.steps=500; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// What the workers do: scenes, import, autoencoder, encode, train, evaluate, concepts, compose or edit
+    /// What the workers do: scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose or edit
     #[arg(long, default_value_t = Job::Train)]
     pub(crate) job: Job,
     /// Number of hosts, instead of cluster.nodes: a Slurm job is submitted; in an allocation so many of its hosts are used, the others are

@@ -10,7 +10,7 @@ use common::backend::{self, Backend, Collective, Device};
 use common::config::{Config, ConfigError, EditImage, compose_tasks, edit_tasks};
 use common::job::Job;
 use common::place::{host_name, same_host};
-use common::shards::{Dataset, ShardError};
+use common::shards::{Dataset, NoLabels, ShardError, object_labels};
 use common::storage::{Pattern, StorageError, Store};
 
 use crate::launchers::{LaunchSpec, Launcher, ProcessSpec};
@@ -101,6 +101,9 @@ pub(crate) enum PreflightError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Objects that nothing is said about.
+    #[error(transparent)]
+    Labels(#[from] NoLabels),
     /// What is to be edited or composed.
     #[error(transparent)]
     Recipes(#[from] ConfigError),
@@ -177,10 +180,18 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
         }
         Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
         Job::Evaluate => check_split(latents, "validation", None).await,
+        Job::Probe => check_labels(latents, config.probe.split.name()).await,
         Job::Concepts => check_split(latents, "train", None).await,
         Job::Compose => check_scenes(config).await,
         Job::Edit => check_recipes(config).await,
     }
+}
+
+/// Whether the data set says anything about the objects in its images.
+async fn check_labels(url: &str, split: &str) -> Result<(), PreflightError> {
+    let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
+    object_labels(&dataset)?;
+    Ok(())
 }
 
 /// Whether all that is to be edited is there.

@@ -40,6 +40,10 @@ fn pictures_are_imported_once_and_can_be_learned_from() {
     for job in ["autoencoder", "encode"] {
         lab.launch(&["--job", job]).expect_success();
     }
+    let short = ["--set", "train.steps=2"];
+    lab.launch(&short).expect_success();
+    let nothing_to_read = ["data/latents/validation", "nothing is said about the objects"];
+    lab.launch(&[&["--job", "probe"], &short[..]].concat()).expect_refusal(&nothing_to_read);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::lab::{Lab, PATIENCE};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The Python of the virtual environment, if it has diffusers; else says that `test` is skipped.
+/// The Python of the virtual environment, if it has what `make peers` installs; else says that `test` is skipped.
 fn python(test: &str) -> Option<PathBuf> {
     python_with("diffusers", test)
 }
@@ -57,6 +57,20 @@ fn samplers_and_schedules_are_those_of_diffusers() {
 fn features_and_distances_are_those_of_pytorch_fid_and_numpy() {
     let Some(python) = python_with("pytorch_fid", "features_and_distances_are_those_of_pytorch_fid_and_numpy") else { return };
     let (equal, said) = compare(&python, "fid.py", &[]);
+    assert!(equal, "{said}");
+}
+
+#[test]
+fn figures_of_random_partitions_are_those_of_scikit_learn_and_scipy() {
+    let Some(python) = python("figures_of_random_partitions_are_those_of_scikit_learn_and_scipy") else { return };
+    let (equal, said) = compare(&python, "evaluating.py", &["--random", "500"]);
+    assert!(equal, "{said}");
+}
+
+#[test]
+fn probes_learn_what_those_of_pytorch_learn() {
+    let Some(python) = python("probes_learn_what_those_of_pytorch_learn") else { return };
+    let (equal, said) = compare(&python, "probing.py", &[]);
     assert!(equal, "{said}");
 }
 

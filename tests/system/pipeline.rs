@@ -9,20 +9,21 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::snapshot::snapshot;
 
-const JOBS: [&str; 7] = ["scenes", "autoencoder", "encode", "train", "evaluate", "compose", "edit"];
+const JOBS: [&str; 8] = ["scenes", "autoencoder", "encode", "train", "evaluate", "probe", "compose", "edit"];
 
 #[test]
-fn seven_launches_lead_from_nothing_to_scores_and_pictures() {
+fn eight_launches_lead_from_nothing_to_scores_and_pictures() {
     let lab = Lab::empty();
     for job in JOBS {
         lab.launch(&["--job", job]).expect_success();
     }
     let run = lab.run();
     scores_are_between_bounds(&fs::read_to_string(run.evaluation()).unwrap());
+    labels_are_read_off_slots(&lab);
     images_are_edited(&lab);
     let mut pictures = snapshot(&run.pictures());
     pictures.retain(|_, file| file.is_some());
-    assert!(pictures.len() >= 5, "grids of evaluate, compose and edit, and an edited image: {:?}", pictures.keys());
+    assert!(pictures.len() >= 6, "grids of evaluate, probe, compose and edit, and an edited image: {:?}", pictures.keys());
     for name in pictures.keys() {
         assert!(fs::read(run.pictures().join(name)).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"), "{name}");
     }
@@ -34,6 +35,19 @@ fn seven_launches_lead_from_nothing_to_scores_and_pictures() {
         let before = newest_change(&lab.path().join("data"));
         lab.launch(&["--job", job]).expect_success();
         assert_eq!(newest_change(&lab.path().join("data")), before, "{job} did its work twice");
+    }
+}
+
+/// Every label of the built-in data set was read.
+fn labels_are_read_off_slots(lab: &Lab) {
+    let report: Value = serde_json::from_str(&fs::read_to_string(lab.run().probes()).unwrap()).unwrap();
+    let labels = report["labels"].as_array().unwrap();
+    assert_eq!(labels.len(), 6, "{report}");
+    for label in labels {
+        let figure = if label["classes"].is_null() { "mse" } else { "accuracy" };
+        for side in ["trained", "untrained", "constant"] {
+            assert!(label[side][figure].as_f64().unwrap() >= 0.0, "{label}");
+        }
     }
 }
 
@@ -53,7 +67,7 @@ fn images_are_edited(lab: &Lab) {
 fn scores_are_between_bounds(text: &str) {
     let report: Value = serde_json::from_str(text).unwrap();
     for model in ["trained", "untrained"] {
-        for score in ["fg_ari", "miou", "mbo"] {
+        for score in ["fg_ari", "ari", "miou", "mbo"] {
             let value = report[model][score].as_f64().unwrap_or_else(|| panic!("no {score} of the {model} model in {text}"));
             assert!((-0.5..=1.0).contains(&value), "{model} {score} {value}");
         }

@@ -11,5 +11,6 @@ pub mod inference;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
+pub mod probing;
 pub mod scenes;
 pub mod training;

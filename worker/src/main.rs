@@ -32,7 +32,7 @@ const MEET_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// What to do: scenes, import, autoencoder, encode, train, evaluate, concepts, compose or edit.
+    /// What to do: scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose or edit.
     job: Job,
     /// The run's folder; the job's configuration is in run.toml there, or in jobs/JOB/run.toml.
     #[arg(long, value_name = "DIR")]

@@ -127,6 +127,7 @@ mod tests {
             "concepts.images=7",
             "compose.scene=[{ concepts = [1] }]",
             "fid.weights=inception.safetensors",
+            "probe.steps=10",
             "model.unet.gradient_checkpointing=true",
         ] {
             assert_eq!(hash(&[still]), original, "{still}");

@@ -17,6 +17,7 @@ mod import;
 mod keys;
 pub mod load;
 mod model;
+mod probe;
 mod recipes;
 pub mod size;
 mod train;
@@ -36,6 +37,7 @@ pub use model::{
     BackboneConfig, Betas, DiffusionConfig, ModelConfig, PositionEmbedding, Prediction, SlotAttentionConfig, SlotAttentionStart,
     SlotInitialisation, UnetConfig,
 };
+pub use probe::{HoldOut, ProbeConfig};
 pub use recipes::{Edit, EditImage, EditTask, edit_tasks};
 pub use train::{
     CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
@@ -73,6 +75,9 @@ pub struct Config {
     /// `[evaluate]`: held-out figures and pictures.
     #[serde(default)]
     pub evaluate: EvaluateConfig,
+    /// `[probe]`: labels read off slots.
+    #[serde(default)]
+    pub probe: ProbeConfig,
     /// `[fid]`: by which network and how many images `compose` judges its scenes; absent where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fid: Option<FidConfig>,

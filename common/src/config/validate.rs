@@ -6,7 +6,8 @@ use super::error::OutOfRange;
 use super::{compositions, recipes};
 use super::{
     AutoencoderConfig, BackboneConfig, CONVERSION, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, FidConfig,
-    ImportConfig, PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig,
+    ImportConfig, PositionEmbedding, ProbeConfig, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation,
+    TrainConfig,
     UnetConfig,
 };
 
@@ -37,6 +38,7 @@ pub fn check(config: &Config) -> Checked {
     cluster(&config.cluster)?;
     batches(config)?;
     checkpoint_and_evaluate(config)?;
+    probe(&config.probe)?;
     config.fid.as_ref().map_or(Ok(()), fid)?;
     config.edit.as_ref().map_or(Ok(()), |edit| recipes::tasks_of(edit, config.model.slot_attention.slots).map(drop))?;
     concepts(config)?;
@@ -293,6 +295,11 @@ fn fid(fid: &FidConfig) -> Checked {
     require(fid.real == 0 || fid.real >= 4, "fid.real", fid.real, "0, or 4 or more: its halves are compared too")?;
     at_least("fid.subsets", fid.subsets, 1)?;
     at_least("fid.subset_size", fid.subset_size, 2)
+}
+
+fn probe(probe: &ProbeConfig) -> Checked {
+    at_least("probe.steps", probe.steps, 1)?;
+    positive("probe.learning_rate", probe.learning_rate)
 }
 
 /// At least one level, every level's channels a multiple of the groups.

@@ -19,6 +19,7 @@ mod dataset;
 #[cfg(test)]
 mod encoded_tests;
 mod fetch;
+mod labels;
 mod layout;
 mod manifest;
 mod node_cache;
@@ -33,6 +34,7 @@ mod writer;
 pub use ahead::ReadAhead;
 pub use dataset::Dataset;
 pub use fetch::Traffic;
+pub use labels::{LabelKind, NoLabels, ObjectLabel, object_labels};
 pub use layout::{OwnedRows, Rows};
 pub use manifest::{MANIFEST, Manifest, ShardEntry, ShardFile, StoredColumn, VERSION, existing};
 pub use node_cache::{Group as NodeGroup, NodeCache, NodeCacheError};

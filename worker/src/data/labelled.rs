@@ -4,10 +4,10 @@ use super::loader::check_column;
 use super::rows::read_tensor;
 use super::{DataError, open_split};
 use common::config::DataConfig;
-use common::shards::{DType, Dataset};
+use common::shards::{DType, Dataset, NoLabels, ObjectLabel, object_labels};
 use std::ops::Range;
 use std::sync::Arc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
 
 /// The images and instance masks of one split of the encoded data set.
@@ -61,5 +61,24 @@ impl LabelledImages {
         let rows: Vec<u64> = rows.collect();
         let masks = self.runtime.block_on(read_tensor(&self.dataset, "mask", &rows))?;
         masks.flatten(1, -1).unbind(0).iter().map(|mask| Vec::try_from(mask).map_err(DataError::from)).collect()
+    }
+
+    /// What is said about the objects.
+    ///
+    /// # Errors
+    /// Nothing.
+    pub fn object_labels(&self) -> Result<Vec<ObjectLabel>, NoLabels> {
+        object_labels(&self.dataset)
+    }
+
+    /// One of the [`Self::object_labels`] of consecutive rows, f32 [B, objects, figures] on the CPU: row k of an image is its object k + 1.
+    ///
+    /// # Errors
+    /// Data that cannot be fetched or are damaged.
+    pub fn label(&self, label: &ObjectLabel, rows: Range<u64>) -> Result<Tensor, DataError> {
+        let rows: Vec<u64> = rows.collect();
+        let table = self.runtime.block_on(read_tensor(&self.dataset, &label.column, &rows))?.to_kind(Kind::Float);
+        let (first, width) = (label.figures.start as i64, label.figures.len() as i64);
+        Ok(table.view([table.size()[0], table.size()[1], -1]).narrow(2, first, width))
     }
 }

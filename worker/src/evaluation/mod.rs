@@ -14,4 +14,4 @@ pub use hungarian::assign;
 pub use palette::colour;
 pub use pictures::{Picture, PictureError, grid, tile_side};
 pub use position::position_cells;
-pub use segmentation::{Figures, ImageFigures, Sums, adjusted_rand_index, foreground_ari, match_labels, score};
+pub use segmentation::{Figures, ImageFigures, ObjectFigures, Sums, match_labels, score};

@@ -23,9 +23,11 @@ pub fn find_slots(model: &LatentSlotDiffusion, draws: Draws, images: &Tensor, ro
     })
 }
 
-/// Attention [B, K, h, w] -> attention [B, K, side, side], bilinearly.
+/// Attention [B, K, h, w] -> attention [B, K, side, side], bilinearly. The slots of a pixel come to lie side by side, which makes both this
+/// and [`segment`] several times as fast on a CPU.
 pub fn enlarge(attention: &Tensor, side: usize) -> Tensor {
-    attention.upsample_bilinear2d([side as i64, side as i64], false, None, None)
+    let channels_last = attention.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    channels_last.upsample_bilinear2d([side as i64, side as i64], false, None, None)
 }
 
 /// Attention [B, K, side, side] -> the slot of every pixel, one label map per image.

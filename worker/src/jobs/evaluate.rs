@@ -1,8 +1,8 @@
-//! Judge the slots on held-out images: FG-ARI, mIoU and mBO of the trained model, of the same model before training, and of cells that
+//! Judge the slots on held-out images: FG-ARI, ARI, mIoU and mBO of the trained model, of the same model before training, and of cells that
 //! never look at the image; and a picture grid.
 
 use super::JobContext;
-use super::figure::{self, image_picture, share};
+use super::figure::{self, batches, image_picture, share};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::data::LabelledImages;
@@ -60,18 +60,16 @@ fn model_figures(
     what: &str,
 ) -> Result<Figures> {
     let draws = Draws::new(context.config.run.seed);
-    let mine = share(samples, context.place);
-    let mut sums = Sums::default();
-    for start in mine.clone().step_by(context.config.evaluate.batch) {
-        let rows = start..(start + context.config.evaluate.batch as u64).min(mine.end);
+    let mine = batches(samples, context.config.evaluate.batch, context.place);
+    let (count, mut sums) = (mine.len() as u64, Sums::default());
+    for (done, rows) in (1..).zip(mine) {
         let images = held_out.images(&rows.clone().collect::<Vec<_>>())?;
         let slots = find_slots(model, draws, &images, rows.start as usize..rows.end as usize, context.device);
         let predicted = segment(&enlarge(&slots.attention, held_out.side()))?;
-        for (truth, predicted) in held_out.masks(rows.clone())?.iter().zip(predicted) {
+        for (truth, predicted) in held_out.masks(rows)?.iter().zip(predicted) {
             sums.add(&score(truth, &predicted));
         }
-        let fg_ari = sums.figures().fg_ari;
-        context.reporter.progress(rows.end - mine.start, mine.end - mine.start, &format!("images ({what})"), &[("fg_ari", fg_ari)]);
+        context.reporter.progress(done, count, &format!("batches ({what})"), &[("fg_ari", sums.figures().fg_ari)]);
     }
     over_workers(context, &sums)
 }
@@ -154,9 +152,9 @@ fn in_colours_of_truth<'a>(truth: &[u8], predicted: &'a [u8]) -> impl Iterator<I
 /// The figures as a table for the terminal.
 fn table(rows: &[(&str, &Figures)]) -> String {
     let images = rows.first().map_or(0, |(_, figures)| figures.images);
-    let mut lines = vec![format!("{:<16}{:>8}{:>8}{:>8}", format!("{images} scenes"), "FG-ARI", "mIoU", "mBO")];
-    for (name, figures) in rows {
-        lines.push(format!("{name:<16}{:>8.3}{:>8.3}{:>8.3}", figures.fg_ari, figures.miou, figures.mbo));
+    let mut lines = vec![format!("{:<16}{:>8}{:>8}{:>8}{:>8}", format!("{images} scenes"), "FG-ARI", "ARI", "mIoU", "mBO")];
+    for (name, Figures { fg_ari, ari, miou, mbo, .. }) in rows {
+        lines.push(format!("{name:<16}{fg_ari:>8.3}{ari:>8.3}{miou:>8.3}{mbo:>8.3}"));
     }
     lines.join("\n")
 }

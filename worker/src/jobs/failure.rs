@@ -8,7 +8,7 @@ use crate::model::weights::WeightsError;
 use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
 use common::control::FailureKind;
-use common::shards::ShardError;
+use common::shards::{NoLabels, ShardError};
 use common::storage::StorageError;
 use std::fmt;
 
@@ -64,6 +64,7 @@ fn is_bad_data(cause: &(dyn std::error::Error + 'static)) -> bool {
 fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
+        || cause.is::<NoLabels>()
         || cause.downcast_ref::<ImportError>().is_some_and(ImportError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)

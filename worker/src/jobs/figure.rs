@@ -15,6 +15,13 @@ pub(super) fn share(total: u64, place: Place) -> Range<u64> {
     total * rank / world..total * (rank + 1) / world
 }
 
+/// This worker's batches of `total` rows. They are the same whatever the number of workers, so that not even rounding depends on it.
+pub(super) fn batches(total: u64, batch: usize, place: Place) -> impl ExactSizeIterator<Item = Range<u64>> {
+    let batch = batch as u64;
+    let mine = share(total.div_ceil(batch), place);
+    (mine.start as usize..mine.end as usize).map(move |index| index as u64 * batch..((index as u64 + 1) * batch).min(total))
+}
+
 /// The picture of an image u8 [H, W, 3].
 pub(super) fn image_picture(image: &Tensor) -> Result<Picture> {
     let size = image.size();

@@ -29,6 +29,10 @@ mod latents_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod pictures_tests;
+mod probe;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod probe_tests;
 mod reporter;
 mod scenes;
 mod stop;
@@ -96,6 +100,7 @@ pub fn run(job: Job, context: &mut JobContext) -> anyhow::Result<serde_json::Val
         Job::Encode => encode::run(context),
         Job::Evaluate => evaluate::run(context),
         Job::Import => import::run(context),
+        Job::Probe => probe::run(context),
         Job::Scenes => scenes::run(context),
         Job::Train => train::run(context),
     }

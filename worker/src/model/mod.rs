@@ -8,11 +8,11 @@
 pub mod autoencoder;
 pub mod backbone;
 mod blocks;
-mod layers;
+pub(crate) mod layers;
 mod precision;
 pub mod slot_attention;
 pub mod unet;
-mod variables;
+pub(crate) mod variables;
 pub mod weights;
 
 pub use autoencoder::Autoencoder;

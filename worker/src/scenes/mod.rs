@@ -24,7 +24,7 @@ pub use texture::{Pattern, Texture};
 /// Most objects that a scene can hold: rows of its attribute table.
 pub const MAX_OBJECTS: usize = 10;
 
-/// Figures per object: shape, colour, material, size, x, y, rotation, visible pixels.
+/// Figures per object: shape, colour, material, size, x, y, rotation, visible pixels; `common::shards::object_labels` names them.
 pub const ATTRIBUTES: usize = 8;
 
 /// Smallest resolution at which every object of every scene covers a pixel.

@@ -137,6 +137,10 @@ fn caption(name: &str) -> &'static str {
         }
         "compose" => "scenes composed from slots of different pictures",
         "library" => "the library of slots: one row per concept",
+        "probe" => {
+            "labels of held-out objects read off their slots: predicted (across) against true (down), as shares of each true class, and \
+             predicted (up) against true (across) figures"
+        }
         _ => "a picture that this run has drawn",
     }
 }
