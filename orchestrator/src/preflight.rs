@@ -177,7 +177,12 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             let batch = config.autoencoder.train.global_batch;
             check_split(images, "train", Some(("autoencoder.train.global_batch", batch))).await
         }
-        Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
+        Job::Train => {
+            if config.train.evaluation.every_steps > 0 {
+                check_split(latents, "validation", None).await?;
+            }
+            check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await
+        }
         Job::Evaluate | Job::Compose => check_split(latents, "validation", None).await,
         Job::Edit => check_recipes(config).await,
     }

@@ -100,7 +100,14 @@ impl Lab {
 }
 
 fn launched(slurm_job: &str) -> Event {
-    Event::Launched { job: Job::Train, world: 16, version: "0.1.0".into(), slurm_job: Some(slurm_job.into()), host: "n000".into(), revisions: Revisions::default() }
+    Event::Launched {
+        job: Job::Train,
+        world: 16,
+        version: "0.1.0".into(),
+        slurm_job: Some(slurm_job.into()),
+        host: "n000".into(),
+        revisions: Revisions::default(),
+    }
 }
 
 fn started() -> Event {

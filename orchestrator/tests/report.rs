@@ -156,7 +156,10 @@ fn a_finished_run_is_told_in_full_and_again_in_place() {
     let (inventory, page) = lab.report(&run);
     contains(&inventory["heading"].to_string(), &["finished", "generation 2"]);
     assert_eq!((&inventory["failures"], &inventory["goodput"], &inventory["figures"]), (&json!(1), &json!(true), &json!(true)));
-    assert_eq!((&inventory["pictures"], &inventory["points"]["Loss"]), (&json!(["evaluate.png", "step-00000400.png"]), &json!(400)));
+    assert_eq!(
+        (&inventory["pictures"], &inventory["points"]["Loss"]),
+        (&json!(["evaluate.png", "step-00000400.png"]), &json!(400))
+    );
     assert_eq!(inventory["pictures_left_out"][0]["name"], json!("notes.txt"));
     let evaluated = ["Objects found", "Held-out loss", "Active slots", "Slots"].map(|chart| inventory["points"][chart].clone());
     assert_eq!(evaluated, [24, 8, 8, 32].map(|points| json!(points)));

@@ -266,10 +266,9 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     };
     let training = &config.train.evaluation;
     at_least("train.evaluation.samples", training.samples, 1)?;
-    for (key, steps) in [
-        ("evaluate.sampling_steps", evaluate.sampling_steps),
-        ("train.evaluation.sampling_steps", training.sampling_steps),
-    ] {
+    for (key, steps) in
+        [("evaluate.sampling_steps", evaluate.sampling_steps), ("train.evaluation.sampling_steps", training.sampling_steps)]
+    {
         require((1..=most).contains(&steps), key, steps, &allowed)?;
     }
     not_negative("evaluate.guidance", evaluate.guidance)?;

@@ -49,7 +49,14 @@ mod tests {
         entries[4].reason = "one slot wins all".into();
         let texts = |generation| remarks(&entries, generation).into_iter().map(|remark| remark.text).collect::<Vec<_>>();
         let told = ["rank 3 on n02: it is slow", "step 7 was skipped: its gradients were no numbers"];
-        assert_eq!(texts(1), [&told[..], &["the checkpoint of step 8 was not saved: no space", "after step 9 the slots look collapsed: one slot wins all"]].concat());
+        assert_eq!(
+            texts(1),
+            [
+                &told[..],
+                &["the checkpoint of step 8 was not saved: no space", "after step 9 the slots look collapsed: one slot wins all"]
+            ]
+            .concat()
+        );
         assert_eq!((texts(2).len(), texts(3).len()), (1, 0));
     }
 }

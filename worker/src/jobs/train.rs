@@ -7,6 +7,7 @@ use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use crate::training::graph::{CudaGraphs, StepGraph, Trial};
+use crate::training::held_out::HeldOut;
 use crate::training::profile::Profile;
 use crate::training::reduction::Reducer;
 use crate::training::rehearsal::Rehearsal;
@@ -56,10 +57,23 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let steps = StepGraph::new(recipe, CudaGraphs::new(config.train.cuda_graph, context.device), trial);
     let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
     let profile = Profile::new(context.profile, trace, context.device);
+    let held_out = HeldOut::open(context, &state, scaling_factor)?;
     let detours = restored.detours;
     let transfer = Transfer::new(context.device)?;
-    let training =
-        Training { steps, state: &mut state, reducer, supply, transfer, metrics, saver, restorer, detours, rehearsal, profile };
+    let training = Training {
+        steps,
+        state: &mut state,
+        reducer,
+        supply,
+        transfer,
+        metrics,
+        saver,
+        restorer,
+        detours,
+        rehearsal,
+        profile,
+        held_out,
+    };
     let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,

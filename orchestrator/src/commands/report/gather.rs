@@ -104,7 +104,8 @@ fn evaluation(path: &Path) -> Result<Option<Value>, String> {
 
 fn charts(records: &[Record]) -> Vec<Chart> {
     let line = |name, figure: fn(&Record) -> Option<f64>| Line { name, points: Curve::of(records, figure).outlined(COLUMNS) };
-    let held_out = |name, figure: fn(&HeldOut) -> Option<f64>| Line { name, points: Curve::held_out(records, figure).outlined(COLUMNS) };
+    let held_out =
+        |name, figure: fn(&HeldOut) -> Option<f64>| Line { name, points: Curve::held_out(records, figure).outlined(COLUMNS) };
     let chart = |title, unit, span, lines| Chart { title, unit, span, lines };
     let rates = vec![
         line("backbone", |record| record.backbone_rate),
@@ -132,7 +133,12 @@ fn charts(records: &[Record]) -> Vec<Chart> {
     let evaluations = [
         chart("Objects found", "held-out images", Span::Tight, objects),
         chart("Held-out loss", "", Span::Tight, vec![held_out("", |figures| figures.loss)]),
-        chart("Active slots", "of an image, each with 1 % of its pixels", Span::FromZero, vec![held_out("", |figures| figures.active_slots)]),
+        chart(
+            "Active slots",
+            "of an image, each with 1 % of its pixels",
+            Span::FromZero,
+            vec![held_out("", |figures| figures.active_slots)],
+        ),
         chart("Slots", "collapsed when one is all, or all are alike", Span::FromZero, slots),
     ];
     // Whoever has not asked for evaluations misses none.

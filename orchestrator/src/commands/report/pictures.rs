@@ -108,7 +108,10 @@ mod tests {
         let (pictures, left_out) = gather(&run);
         let shown: Vec<_> = pictures.iter().map(|picture| (picture.name.as_str(), picture.media, picture.size)).collect();
         let png = |name| (name, "image/png", Some((7, 9)));
-        assert_eq!(shown, [("a.webp", "image/webp", None), png("b.png"), png("f0.png"), png("f1.png"), png("f2.png"), png("step-00012000.png")]);
+        assert_eq!(
+            shown,
+            [("a.webp", "image/webp", None), png("b.png"), png("f0.png"), png("f1.png"), png("f2.png"), png("step-00012000.png")]
+        );
         let left: Vec<&str> = left_out.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(left, ["c.png", "d.png", "f3.png"]);
         assert!(left_out[1].1.contains("6 MiB") && left_out[2].1.contains("all pictures"), "{left_out:?}");
