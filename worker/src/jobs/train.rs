@@ -39,6 +39,7 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let restorer = Restorer::new(stores.clone(), identity.clone(), runtime.clone());
     let restored = restorer.restore(&state, &mut context.collective)?;
     let reducer = Reducer::new(&state.parameters, &context.collective, &config.train.reduction)?;
+    let held_out = HeldOut::open(context, &state, scaling_factor)?;
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
 
     let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
@@ -57,7 +58,6 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let steps = StepGraph::new(recipe, CudaGraphs::new(config.train.cuda_graph, context.device), trial);
     let trace = context.run.path().join(format!("profile/gen-{:03}-rank-{:05}.json", place.generation, place.rank));
     let profile = Profile::new(context.profile, trace, context.device);
-    let held_out = HeldOut::open(context, &state, scaling_factor)?;
     let detours = restored.detours;
     let transfer = Transfer::new(context.device)?;
     let training = Training {

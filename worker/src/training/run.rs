@@ -181,12 +181,15 @@ impl Training<'_> {
     /// The picture, the record and the checkpoint that are due after a step.
     fn write_down(&mut self, course: &mut Course, seen: &(Batch, Tensor), context: &JobContext) -> anyhow::Result<()> {
         self.tell_evaluation(context)?;
-        self.evaluate(course, context)?;
-        let (step, config) = (course.ended.step, &course.config);
-        self.picture(step, &seen.0, &seen.1, config);
+        let step = course.ended.step;
+        // Who was asked to end saves first.
+        if !course.ended.stopped {
+            self.evaluate(course, context)?;
+        }
+        self.picture(step, &seen.0, &seen.1, &course.config);
         let save = course.is_to_save();
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
-        if save || step.is_multiple_of(config.train.log_every.max(1)) {
+        if save || step.is_multiple_of(course.config.train.log_every.max(1)) {
             let Closed { figures, skipped } = course.window.close()?;
             for &step in skipped.iter().filter(|_| context.place.is_leader()) {
                 context.reporter.setback(Setback { step, kind: SetbackKind::Skipped });
@@ -207,14 +210,13 @@ impl Training<'_> {
             (course.saved, course.wished) = (Instant::now(), Wished::default());
             course.laps.enter(Lap::Other);
         }
-        Ok(())
+        if course.ended.stopped { self.evaluate(course, context) } else { Ok(()) }
     }
 
-    /// Every `train.evaluation.every_steps` steps, looks at held-out images. Who was asked to end has no time for that.
+    /// Every `train.evaluation.every_steps` steps, looks at held-out images.
     fn evaluate(&mut self, course: &mut Course, context: &JobContext) -> anyhow::Result<()> {
         let step = course.ended.step;
-        let due = self.held_out.as_mut().filter(|held_out| held_out.is_due(step) && !course.ended.stopped);
-        let Some(held_out) = due else { return Ok(()) };
+        let Some(held_out) = self.held_out.as_mut().filter(|held_out| held_out.is_due(step)) else { return Ok(()) };
         let before = context.reporter.enter(Phase::Evaluate);
         course.laps.enter(Lap::Evaluation);
         held_out.look(self.state, step)?;

@@ -10,6 +10,8 @@ mod exchange;
 mod findings;
 mod painting;
 mod sheet;
+#[cfg(test)]
+mod tests;
 
 pub use exchange::Found;
 pub use sheet::Sheet;
