@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Checkup, FailureKind, Setback};
+use crate::control::{Checkup, Evaluation, FailureKind, Setback};
 use crate::job::Job;
 
 /// One line of the journal.
@@ -50,6 +50,9 @@ pub enum Event {
         /// The host of the coordinator.
         #[serde(default)]
         host: String,
+        /// What it was built from.
+        #[serde(default)]
+        revisions: Revisions,
     },
     /// The launcher was told to start all workers.
     GenerationStarted {
@@ -101,6 +104,13 @@ pub enum Event {
     },
     /// The gradients of a step were no numbers, and training went on nevertheless.
     Setback(Setback),
+    /// The model was looked at with held-out images.
+    Evaluated(Evaluation),
+    /// In that the slots look collapsed, for the first time since they did not; the reason has the figures.
+    SlotsCollapsed {
+        /// Steps done.
+        step: u64,
+    },
     /// A checkpoint is complete.
     CheckpointCommitted {
         /// Optimizer steps it holds.
@@ -177,6 +187,17 @@ pub enum Event {
         /// Exit code of the orchestrator.
         exit_code: u8,
     },
+}
+
+/// Git revisions, as [`crate::revision`] tells them, as far as they are known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revisions {
+    /// That the orchestrator was built from.
+    pub orchestrator: Option<String>,
+    /// That the worker was built from.
+    pub worker: Option<String>,
+    /// That of the checkout in which the configuration lies.
+    pub config: Option<String>,
 }
 
 /// A journal file open for adding.

@@ -129,6 +129,18 @@ impl RunDir {
         self.path.join("pictures")
     }
 
+    /// What held-out images looked like after `step` steps of training.
+    #[must_use]
+    pub fn training_picture(&self, step: u64) -> PathBuf {
+        self.training_pictures().join(format!("step-{step:08}.png"))
+    }
+
+    /// The folder of these pictures.
+    #[must_use]
+    pub fn training_pictures(&self) -> PathBuf {
+        self.pictures().join("training")
+    }
+
     /// The figures of the evaluation.
     #[must_use]
     pub fn evaluation(&self) -> PathBuf {

@@ -223,6 +223,7 @@ impl Crowd {
             compute: compute * elapsed,
             collective: (0.97 - compute) * elapsed,
             checkpoint: 0.01 * elapsed,
+            evaluate: 0.0,
         };
         let phase = if (rank as u64 + step).is_multiple_of(4) { Phase::Collective } else { Phase::Compute };
         Pulse { step, phase, phase_seconds: 0.123_456 + (rank % 10) as f64 / 30.0, spent }

@@ -38,7 +38,7 @@ Where the workers run (cluster.launcher decides otherwise; `orchestrator plan` s
 
 /// Starts and watches the workers that train Latent Slot Diffusion.
 #[derive(Debug, Parser)]
-#[command(name = "orchestrator", version, after_help = EXIT_CODES)]
+#[command(name = "orchestrator", version = env!("VERSION_AND_REVISION"), after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -141,8 +141,8 @@ pub(crate) fn find_worker() -> PathBuf {
     here.with_file_name("worker")
 }
 
-/// Runs `worker --version` and compares.
-pub(crate) fn check_worker(path: &Path) -> Result<(), PreflightError> {
+/// Runs `worker --version` and compares. Returns the git revision that the worker was built from, if it knows.
+pub(crate) fn check_worker(path: &Path) -> Result<Option<String>, PreflightError> {
     let output = Command::new(path).arg("--version").output();
     let output = output.map_err(|source| PreflightError::NoWorker { path: path.into(), source })?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -154,11 +154,13 @@ pub(crate) fn check_worker(path: &Path) -> Result<(), PreflightError> {
         let said = err.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
         return Err(PreflightError::Broken { path: path.into(), end: output.status, said });
     }
-    let (worker, orchestrator) = (out.split_whitespace().last().unwrap_or("unknown"), env!("CARGO_PKG_VERSION"));
+    // worker 0.1.0 (0123456789ab)
+    let (mut words, orchestrator) = (out.split_whitespace().skip(1), env!("CARGO_PKG_VERSION"));
+    let worker = words.next().unwrap_or("unknown");
     if worker != orchestrator {
         return Err(PreflightError::Version { path: path.into(), worker: worker.into(), orchestrator });
     }
-    Ok(())
+    Ok(words.next().map(|revision| revision.trim_matches(['(', ')']).to_owned()))
 }
 
 /// The library in the dynamic loader's complaint `PROGRAM: error while loading shared libraries: LIBRARY: cannot open ...`.
@@ -178,7 +180,12 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             let batch = config.autoencoder.train.global_batch;
             check_split(images, "train", Some(("autoencoder.train.global_batch", batch))).await
         }
-        Job::Train => check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await,
+        Job::Train => {
+            if config.train.evaluation.every_steps > 0 {
+                check_split(latents, "validation", None).await?;
+            }
+            check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await
+        }
         Job::Evaluate => check_split(latents, "validation", None).await,
         Job::Probe => check_labels(latents, config.probe.split.name()).await,
         Job::Concepts => check_split(latents, "train", None).await,

@@ -53,6 +53,7 @@ impl Lab {
     /// Starts a launch and waits until all workers have reported.
     fn running(&self, job: &str) -> Child {
         let set = ["--workers", "2", "--set", "data.latents=latents", "--set", "cluster.device=cpu"];
+        let set = [&set[..], &["--set", "train.evaluation.every_steps=0"]].concat();
         let nccl = ["--set", "cluster.collective=nccl"];
         let arguments = [&["launch", "--config", "quickstart.toml", "--job", job], &set[..], &nccl].concat();
         let mut child = self.command(&arguments).spawn().unwrap();

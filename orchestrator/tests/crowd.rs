@@ -44,6 +44,7 @@ impl Launch {
         let settings = [
             "run.name=crowd".into(),
             "data.latents=data".into(),
+            "train.evaluation.every_steps=0".into(),
             "cluster.launcher=mpirun".into(),
             format!("train.global_batch={WORKERS}"),
             format!("autoencoder.train.global_batch={WORKERS}"),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::control::FailureKind;
 use common::job::Job;
-use common::journal::{Entry, Event};
+use common::journal::{Entry, Event, Revisions};
 use common::run_dir::RunDir;
 use serde_json::{Value, json};
 
@@ -100,7 +100,14 @@ impl Lab {
 }
 
 fn launched(slurm_job: &str) -> Event {
-    Event::Launched { job: Job::Train, world: 16, version: "0.1.0".into(), slurm_job: Some(slurm_job.into()), host: "n000".into() }
+    Event::Launched {
+        job: Job::Train,
+        world: 16,
+        version: "0.1.0".into(),
+        slurm_job: Some(slurm_job.into()),
+        host: "n000".into(),
+        revisions: Revisions::default(),
+    }
 }
 
 fn started() -> Event {

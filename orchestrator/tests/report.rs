@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use common::control::FailureKind;
+use common::control::{Evaluation, FailureKind};
 use common::job::Job;
-use common::journal::{Entry, Event};
+use common::journal::{Entry, Event, Revisions};
 use common::run_dir::RunDir;
 use serde_json::{Value, json};
 
@@ -58,6 +58,14 @@ impl Lab {
                 "grad_norm": 1.0 + 0.1 * (step as f64).cos(), "images_per_second": 320.0, "learning_rate/unet": 1e-4,
                 "learning_rate/backbone": 2e-5, "learning_rate/slot_attention": 5e-5});
             writeln!(file, "{record}").unwrap();
+            if step % 50 == 0 {
+                let found = 0.7 - 20.0 / (step + 50) as f64;
+                let figures = json!({"step": step, "generation": 1, "time": now - (steps - step) as f64, "evaluation/seconds": 0.5,
+                    "evaluation/loss": 1.2 * loss, "evaluation/fg_ari": found, "evaluation/miou": found - 0.2,
+                    "evaluation/mbo": found - 0.15, "evaluation/active_slots": 5.5, "evaluation/largest_slot": 0.4,
+                    "evaluation/slot_similarity": 0.1, "evaluation/slot_usage_entropy": 0.9, "evaluation/attention_entropy": 0.2});
+                writeln!(file, "{figures}").unwrap();
+            }
         }
     }
 
@@ -68,6 +76,8 @@ impl Lab {
         fs::write(run.evaluation(), report.to_string()).unwrap();
         fs::create_dir(run.pictures()).unwrap();
         fs::write(run.pictures().join("evaluate.png"), png(&PICTURE.repeat(120 * 80), 120)).unwrap();
+        fs::create_dir(run.training_pictures()).unwrap();
+        [50, 400].iter().for_each(|step| fs::write(run.training_picture(*step), png(&[9; 3 * 16], 4)).unwrap());
     }
 
     fn command(&self, arguments: &[&str]) -> Output {
@@ -97,7 +107,10 @@ fn png(rgb: &[u8], width: u32) -> Vec<u8> {
 }
 
 fn launched(host: &str) -> Event {
-    Event::Launched { job: Job::Train, world: 2, version: "0.1.0".into(), slurm_job: Some("4711".into()), host: host.into() }
+    let revision = |name: &str| Some(format!("{name}123456"));
+    let revisions = Revisions { orchestrator: revision("aaaaaa"), worker: revision("bbbbbb"), config: revision("cccccc") };
+    let slurm_job = Some("4711".into());
+    Event::Launched { job: Job::Train, world: 2, version: "0.1.0".into(), slurm_job, host: host.into(), revisions }
 }
 
 fn begun(hosts: &[&str]) -> Event {
@@ -118,6 +131,10 @@ fn story(lab: &Lab, run: &RunDir, host: &str, log: &str) {
     lab.journal(run, vec![(300.0, 1, Event::CheckpointCommitted { step: 100, seconds: 3.0 }, "")]);
     lab.journal(run, vec![(210.0, 1, killed, "killed by signal 9 (SIGKILL)"), (208.0, 2, begun(&[host]), "restart 1 of 2")]);
     lab.journal(run, vec![(200.0, 2, Event::FirstStep { step: 101 }, "")]);
+    let figures = [("fg_ari".to_owned(), 0.61), ("active_slots".to_owned(), 1.0)].into();
+    let why = "one slot wins 97.0 % of the pixels of an image";
+    let evaluation = Evaluation { step: 400, figures, collapse: Some(why.into()) };
+    lab.journal(run, vec![(1.0, 2, Event::Evaluated(evaluation), ""), (1.0, 2, Event::SlotsCollapsed { step: 400 }, why)]);
     lab.metrics(run, 400);
 }
 
@@ -139,8 +156,13 @@ fn a_finished_run_is_told_in_full_and_again_in_place() {
     let (inventory, page) = lab.report(&run);
     contains(&inventory["heading"].to_string(), &["finished", "generation 2"]);
     assert_eq!((&inventory["failures"], &inventory["goodput"], &inventory["figures"]), (&json!(1), &json!(true), &json!(true)));
-    assert_eq!((&inventory["pictures"], &inventory["points"]["Loss"]), (&json!(["evaluate.png"]), &json!(400)));
+    assert_eq!(
+        (&inventory["pictures"], &inventory["points"]["Loss"]),
+        (&json!(["evaluate.png", "step-00000400.png"]), &json!(400))
+    );
     assert_eq!(inventory["pictures_left_out"][0]["name"], json!("notes.txt"));
+    let evaluated = ["Objects found", "Held-out loss", "Active slots", "Slots"].map(|chart| inventory["points"][chart].clone());
+    assert_eq!(evaluated, [24, 8, 8, 32].map(|points| json!(points)));
     contains(
         &page,
         &[
@@ -154,6 +176,11 @@ fn a_finished_run_is_told_in_full_and_again_in_place() {
             "<code>model.slot_attention.slots</code></th><td><code>7</code>",
             "alt=\"evaluate.png: held-out scenes",
             "notes.txt: not a PNG",
+            "<dt>held out</dt><dd>step 400: FG-ARI 0.610, active slots 1.000</dd>",
+            "after step 400 the slots look collapsed: one slot wins 97.0 %",
+            "mIoU from 0.3 at step 50",
+            "<dt>worker</dt><dd>0.1.0, git bbbbbb123456</dd>",
+            "<dt>configuration</dt><dd>git cccccc123456</dd>",
         ],
     );
     assert!(!page.contains("cannot be"), "{page}");
@@ -161,7 +188,7 @@ fn a_finished_run_is_told_in_full_and_again_in_place() {
     let output = lab.command(&["report", "runs/a", "--to", "page.html"]);
     let words = String::from_utf8(output.stdout).unwrap();
     assert!(
-        words.starts_with("page.html: finished") && words.ends_with("6 curves, 1 picture, 1 picture left out, 1 failure\n"),
+        words.starts_with("page.html: finished") && words.ends_with("15 curves, 2 pictures, 1 picture left out, 1 failure\n"),
         "{words}"
     );
     assert!(elsewhere.is_file());
@@ -292,9 +319,9 @@ fn a_browser_shows_curves_and_pictures_and_neither_runs_nor_fetches_anything() {
     let (_, page) = lab.report(&run);
     let seen = look(&browser, &run.report(), &lab.folder.path().join("profile"));
     assert_eq!(seen.console, Vec::<String>::new());
-    assert_eq!(seen.dom.matches("<polyline").count(), 6);
+    assert_eq!(seen.dom.matches("<polyline").count(), 15);
     assert_eq!(seen.dom.matches("<section").count(), 9);
-    assert_eq!(seen.dom.matches("<img").count(), 2);
+    assert_eq!(seen.dom.matches("<img").count(), 3);
     for tag in seen.dom.split('<').skip(1).filter_map(|piece| piece.split('>').next()) {
         assert!(!tag.starts_with("script") && !tag.contains(" onerror=\""), "{tag}");
         let mut fetched = ["src=\"", "href=\""].into_iter().filter_map(|attribute| tag.split(attribute).nth(1));

@@ -19,6 +19,7 @@ FEWER = {
     "autoencoder.train.steps": 60,
     "train.log_every": 1,
     "train.picture_every": 0,
+    "train.evaluation.every_steps": 0,
     "train.groups.backbone.warmup_steps": 10,
     "train.groups.slot_attention.warmup_steps": 10,
     "train.groups.unet.warmup_steps": 10,

@@ -40,6 +40,7 @@ class Launch:
             "run.root": self.folder / "runs",
             "run.name": "crowd",
             "data.latents": data,
+            "train.evaluation.every_steps": 0,
             "train.global_batch": workers,
             "autoencoder.train.global_batch": workers,
             "cluster.workers_per_node": workers,

@@ -197,6 +197,7 @@ class Ours(Side):
             "train.decay": "constant",
             "train.ema_decay": 0.0,
             "train.log_every": 1,
+            "train.evaluation.every_steps": 0,
             "checkpoint.every_steps": options.every,
             "cluster.threads_per_worker": 1,
             "cluster.max_restarts": 3,

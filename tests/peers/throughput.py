@@ -28,6 +28,7 @@ def train(options: argparse.Namespace, root: str, name: str, workers: int, threa
         "train.decay": "constant",
         "train.log_every": 1,
         "train.picture_every": 0,
+        "train.evaluation.every_steps": 0,
         "checkpoint.every_steps": 10**6,
         "cluster.workers_per_node": workers,
         "cluster.threads_per_worker": threads,

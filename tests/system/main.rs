@@ -8,6 +8,7 @@ mod bad_input;
 mod clouds;
 mod cluster;
 mod crashes;
+mod evaluation;
 mod full_disk;
 mod importing;
 mod lab;

@@ -24,10 +24,10 @@ pub fn last_step(run: &RunDir) -> Option<u64> {
     lines(&run.metrics()).last()?["step"].as_u64()
 }
 
-/// One figure of every metric record in order.
+/// One figure of every metric record in order; those of evaluations have figures of their own.
 pub fn series(run: &RunDir, figure: &str) -> Vec<f64> {
     let value = |record: &Value| record[figure].as_f64().unwrap_or_else(|| panic!("no {figure} in {record}"));
-    lines(&run.metrics()).iter().map(value).collect()
+    lines(&run.metrics()).iter().filter(|record| record.get("evaluation/seconds").is_none()).map(value).collect()
 }
 
 /// How many times workers were started, over all launches.

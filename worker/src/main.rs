@@ -30,7 +30,7 @@ const MEET_WITHIN: Duration = Duration::from_secs(600);
 
 /// One worker of a run: started once per device by `orchestrator launch`, through mpirun or directly.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = env!("VERSION_AND_REVISION"))]
 struct Arguments {
     /// What to do: scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose or edit.
     job: Job,

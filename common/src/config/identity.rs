@@ -116,6 +116,7 @@ mod tests {
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
             "train.log_every=1",
+            "train.evaluation.every_steps=100",
             "train.micro_batch=2",
             "train.reduction.bucket_mib=4",
             "train.not_finite=skip",

@@ -41,7 +41,7 @@ pub use probe::{HoldOut, ProbeConfig};
 pub use recipes::{Edit, EditImage, EditTask, edit_tasks};
 pub use train::{
     CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
-    ReductionConfig, Sampler, TrainConfig, WhenBusy, Wire,
+    ReductionConfig, Sampler, TrainConfig, TrainEvaluationConfig, WhenBusy, Wire,
 };
 
 use serde::{Deserialize, Serialize};

@@ -54,6 +54,9 @@ pub struct TrainConfig {
     /// Steps between picture grids in TensorBoard; 0 for none.
     #[serde(default)]
     pub picture_every: u64,
+    /// `[train.evaluation]`: held-out images, looked at while training.
+    #[serde(default)]
+    pub evaluation: TrainEvaluationConfig,
     /// So many steps are profiled, a few steps after the workers have started: a trace and a table of where the time goes. 0 for none.
     #[serde(default)]
     pub profile_steps: u64,
@@ -128,6 +131,29 @@ pub enum Wire {
     Fp32,
     /// Rounded to bf16: half the bytes, and 8 bits of each sum.
     Bf16,
+}
+
+/// `[train.evaluation]`: held-out images, looked at while training by all workers, each of which takes its share. It changes no step.
+///
+/// An evaluation costs about a forward pass of each of the `samples`, and 2 `sampling_steps` passes of the UNet for each of the
+/// `pictures`: with the defaults as much arithmetic as one or two steps of the published experiment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainEvaluationConfig {
+    /// Steps between evaluations (the last step has one in any case); 0 for none at all.
+    pub every_steps: u64,
+    /// Held-out images that the figures are about: the first ones of the validation split.
+    pub samples: usize,
+    /// So many of them are painted from their slots, and as many scenes from slots of all of these; 0 for none.
+    pub pictures: usize,
+    /// Steps of `evaluate.sampler` for each picture.
+    pub sampling_steps: usize,
+}
+
+impl Default for TrainEvaluationConfig {
+    fn default() -> Self {
+        Self { every_steps: 0, samples: 64, pictures: 8, sampling_steps: 20 }
+    }
 }
 
 /// `[train.groups]`: one entry per module group.
@@ -244,7 +270,7 @@ pub struct EvaluateConfig {
     pub samples: usize,
     /// Images per forward pass and worker.
     pub batch: usize,
-    /// Use the moving average of the weights when the checkpoint has one.
+    /// Use the moving average of the weights when there is one.
     pub ema: bool,
     /// Sampler of reconstructions and compositions.
     pub sampler: Sampler,

@@ -261,12 +261,18 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     let evaluate = &config.evaluate;
     at_least("evaluate.batch", evaluate.batch, 1)?;
     at_least("evaluate.pictures", evaluate.pictures, 1)?;
-    let (steps, total) = (evaluate.sampling_steps, config.diffusion.timesteps);
+    let total = config.diffusion.timesteps;
     let (most, allowed) = match evaluate.sampler {
         Sampler::DpmSolver => (total - 1, format!("1 or more and less than diffusion.timesteps ({total}) for dpm-solver++")),
         Sampler::Ddim | Sampler::Ddpm => (total, format!("from 1 to diffusion.timesteps ({total})")),
     };
-    require((1..=most).contains(&steps), "evaluate.sampling_steps", steps, allowed)?;
+    let training = &config.train.evaluation;
+    at_least("train.evaluation.samples", training.samples, 1)?;
+    for (key, steps) in
+        [("evaluate.sampling_steps", evaluate.sampling_steps), ("train.evaluation.sampling_steps", training.sampling_steps)]
+    {
+        require((1..=most).contains(&steps), key, steps, &allowed)?;
+    }
     not_negative("evaluate.guidance", evaluate.guidance)?;
     let learned = evaluate.guidance == 1.0 || config.train.slot_dropout > 0.0;
     let allowed = "1 as long as train.slot_dropout is 0: the network has not learned to do without slots";

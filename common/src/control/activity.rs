@@ -1,5 +1,6 @@
 //! What a job's thread is doing and where its time went: written by that thread, read by the control thread for each heartbeat.
 
+use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -67,13 +68,14 @@ impl Spent {
             Phase::Compute => &mut self.compute,
             Phase::Collective => &mut self.collective,
             Phase::Checkpoint => &mut self.checkpoint,
+            Phase::Evaluate => &mut self.evaluate,
         }
     }
 
     /// The sum over all phases.
     #[must_use]
     pub fn total(&self) -> f64 {
-        self.starting + self.data + self.compute + self.collective + self.checkpoint
+        self.starting + self.data + self.compute + self.collective + self.checkpoint + self.evaluate
     }
 
     /// What was spent since an earlier state.
@@ -85,6 +87,22 @@ impl Spent {
             compute: self.compute - earlier.compute,
             collective: self.collective - earlier.collective,
             checkpoint: self.checkpoint - earlier.checkpoint,
+            evaluate: self.evaluate - earlier.evaluate,
+        }
+    }
+}
+
+impl Add for Spent {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            starting: self.starting + other.starting,
+            data: self.data + other.data,
+            compute: self.compute + other.compute,
+            collective: self.collective + other.collective,
+            checkpoint: self.checkpoint + other.checkpoint,
+            evaluate: self.evaluate + other.evaluate,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::reports::{Checkup, Setback};
+use super::reports::{Checkup, Evaluation, Setback};
 
 /// From a worker to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum FromWorker {
     },
     /// From rank 0: the gradients of a step were no numbers, and that does not end the run.
     Setback(Setback),
+    /// From rank 0: how the model does on held-out images.
+    Evaluated(Evaluation),
     /// A checkpoint of `step` is complete and verified: restarts are free again.
     CheckpointCommitted {
         /// Optimizer steps that the checkpoint holds.
@@ -135,6 +137,8 @@ pub enum Phase {
     Collective,
     /// Held up by a checkpoint.
     Checkpoint,
+    /// Looking at held-out images between two steps.
+    Evaluate,
 }
 
 impl Phase {
@@ -148,6 +152,7 @@ impl Phase {
             Self::Compute => "computing",
             Self::Collective => "in the collective",
             Self::Checkpoint => "saving a checkpoint",
+            Self::Evaluate => "evaluating",
         }
     }
 }
@@ -165,6 +170,9 @@ pub struct Spent {
     pub collective: f64,
     /// [`Phase::Checkpoint`].
     pub checkpoint: f64,
+    /// [`Phase::Evaluate`].
+    #[serde(default)]
+    pub evaluate: f64,
 }
 
 /// How a process ended.

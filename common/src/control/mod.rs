@@ -24,5 +24,5 @@ pub use address::{Address, Key};
 pub use client::{ControlClient, Line, LineSender, connect};
 pub use error::ControlError;
 pub use messages::{Failure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Progress, Pulse, Role, Spent, ToWorker};
-pub use reports::{Checkup, Setback, SetbackKind};
+pub use reports::{Checkup, Evaluation, Setback, SetbackKind};
 pub use server::{Connection, ServerEvent, bind, serve};

@@ -1,5 +1,7 @@
-//! What workers report besides their progress: how their devices do before the first step, and what went wrong without ending the run.
+//! What workers report besides their progress: how their devices do before the first step, how the model does on held-out images, and what
+//! went wrong without ending the run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -50,5 +52,41 @@ impl fmt::Display for Setback {
                 write!(f, "went back from step {step}, whose gradients were no numbers, to the checkpoint of step {saved}")
             }
         }
+    }
+}
+
+/// How the model does on held-out images while it is trained (`train.evaluation`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps done.
+    pub step: u64,
+    /// Figures by name, as `fg_ari`; none that is no number.
+    pub figures: BTreeMap<String, f64>,
+    /// What makes the slots look collapsed, with the figures that say so.
+    #[serde(default)]
+    pub collapse: Option<String>,
+}
+
+impl Evaluation {
+    /// What people look at first, in this order.
+    const FIRST: [(&str, &str); 6] = [
+        ("fg_ari", "FG-ARI"),
+        ("miou", "mIoU"),
+        ("mbo", "mBO"),
+        ("loss", "loss"),
+        ("active_slots", "active slots"),
+        ("largest_slot", "largest slot"),
+    ];
+}
+
+impl fmt::Display for Evaluation {
+    /// `FG-ARI 0.612, mIoU 0.431, mBO 0.442, loss 0.0312, active slots 5.1, largest slot 0.48`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::FIRST.iter().filter_map(|(name, title)| Some((title, self.figures.get(*name)?)));
+        for (index, (title, value)) in found.enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{title} {value:.3}")?;
+        }
+        Ok(())
     }
 }

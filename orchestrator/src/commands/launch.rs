@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use common::config::{Config, size};
 use common::job::Job;
-use common::journal::{self, Event, Journal};
+use common::journal::{self, Event, Journal, Revisions};
+use common::revision;
 use common::run_dir::RunDir;
 
 use super::logs::tail;
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
     }
     let prepared = prepare(arguments)?;
     let folder = prepared.run.job_dir(prepared.job);
-    preflight::check_worker(&prepared.spec.worker).or_bad_input()?;
+    let worker = preflight::check_worker(&prepared.spec.worker).or_bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(preflight::check_data(&prepared.config, prepared.job)).or_bad_input()?;
     if matches!(prepared.place, Where::Queue) {
@@ -64,6 +65,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
         folder: folder.clone(),
         journal,
         first_generation: next_generation,
+        revisions: revisions(worker, arguments),
         cluster: config.cluster.clone(),
         hosts,
         allocation: allocation.clone(),
@@ -78,6 +80,18 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
     drop(lock);
     report(&outcome, &run, &folder, manner.json)?;
     Ok(ExitCode::from(outcome.exit_code()))
+}
+
+/// The git revisions of what is about to run.
+fn revisions(worker: Option<String>, arguments: &RunArguments) -> Revisions {
+    let own = env!("SOURCE_REVISION");
+    let folder = arguments.config.as_deref().and_then(Path::parent);
+    let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    Revisions {
+        orchestrator: (!own.is_empty()).then(|| own.to_owned()),
+        worker,
+        config: folder.and_then(|folder| revision::of(folder, &["."])),
+    }
 }
 
 /// Hands the run to Slurm.

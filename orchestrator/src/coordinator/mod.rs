@@ -19,7 +19,7 @@ use anyhow::Context;
 use common::config::ClusterConfig;
 use common::control::{self, Address, Connection, FromWorker, Key, ServerEvent, ToWorker};
 use common::job::Job;
-use common::journal::{self, Journal};
+use common::journal::{self, Journal, Revisions};
 use common::run_dir::RunDir;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -57,6 +57,8 @@ pub(crate) struct Launch {
     pub(crate) cluster: ClusterConfig,
     /// Hosts that workers may be placed on; none for this host alone. `cluster.nodes` of them are used at a time, the others are spares.
     pub(crate) hosts: Vec<String>,
+    /// What is launched, as git knows it.
+    pub(crate) revisions: Revisions,
     /// The Slurm allocation that this is in.
     pub(crate) allocation: Option<Allocation>,
     /// How workers are started.
@@ -80,6 +82,7 @@ impl Launch {
             max_restarts: self.cluster.max_restarts,
             first_generation: self.first_generation,
             version: env!("CARGO_PKG_VERSION").into(),
+            revisions: self.revisions.clone(),
             slurm_job: self.allocation.as_ref().map(|allocation| allocation.job.clone()),
             host: common::place::host_name(),
             patience,
@@ -277,6 +280,9 @@ impl Coordinator {
             journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),
             journal::Event::HostBack { host } => self.display.note(&format!("the host {host} is back")),
             journal::Event::CheckedUp { .. } | journal::Event::Setback(_) => self.display.note(reason),
+            journal::Event::SlotsCollapsed { step } => {
+                self.display.note(&format!("the slots look collapsed after step {step}: {reason}"));
+            }
             journal::Event::CheckpointFailed { step } => {
                 self.display.note(&format!("the checkpoint of step {step} was not saved, and training goes on: {reason}"));
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::config::size;
-use common::control::{Phase, Progress, Spent};
+use common::control::{Evaluation, Phase, Progress, Spent};
 use common::job::Job;
 use common::run_dir::replace_file;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,9 @@ pub(crate) struct Status {
     /// How often training went on after gradients that were no numbers.
     #[serde(default)]
     pub(crate) setbacks: Setbacks,
+    /// How the model did on held-out images, the last time that this launch looked.
+    #[serde(default)]
+    pub(crate) evaluation: Option<Evaluation>,
     /// Restarts since that checkpoint.
     pub(crate) restarts: usize,
     /// The newest failure.
@@ -139,6 +142,7 @@ impl Status {
             unsaved: None,
             failed_saves: 0,
             setbacks: Setbacks::default(),
+            evaluation: None,
             restarts: 0,
             failure: None,
             exit_code: None,
@@ -175,6 +179,7 @@ impl Status {
         self.unsaved = supervisor.unsaved().cloned();
         self.failed_saves = supervisor.failed_saves();
         self.setbacks = supervisor.setbacks();
+        self.evaluation = supervisor.evaluation().cloned();
         self.restarts = supervisor.restarts();
         self.failure = supervisor.failure().map(ToString::to_string);
     }

@@ -16,6 +16,8 @@ pub(crate) enum Book {
     Useful,
     /// Steps held up by checkpoints, and the last save of a generation.
     Checkpoint,
+    /// Steps held up by a look at held-out images.
+    Evaluation,
     /// Steps waiting for data.
     DataStall,
     /// Steps in the collective: waiting for other ranks, or moving gradients.
@@ -30,11 +32,12 @@ pub(crate) enum Book {
 
 impl Book {
     /// All of them, in the order of a table.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Useful,
         Self::DataStall,
         Self::Waiting,
         Self::Checkpoint,
+        Self::Evaluation,
         Self::Redone,
         Self::Restart,
         Self::Start,
@@ -49,6 +52,7 @@ impl Book {
             Self::Start => "start",
             Self::Useful => "useful",
             Self::Checkpoint => "checkpoint",
+            Self::Evaluation => "evaluation",
             Self::DataStall => "data stall",
             Self::Waiting => "collective",
             Self::Restart => "restart",
@@ -64,6 +68,7 @@ impl Book {
             Self::Start => "from the launch to the first step",
             Self::Useful => "steps done for the first time",
             Self::Checkpoint => "steps held up by checkpoints",
+            Self::Evaluation => "looking at held-out images between steps",
             Self::DataStall => "steps waiting for data",
             Self::Waiting => "waiting for other ranks, or moving gradients",
             Self::Restart => "from a failure to the next step",
@@ -75,7 +80,7 @@ impl Book {
 
 /// How much time is in each book.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Books([Duration; 9]);
+pub(crate) struct Books([Duration; 10]);
 
 impl Books {
     /// What is in one.

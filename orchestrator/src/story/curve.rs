@@ -1,6 +1,6 @@
 //! A figure over the steps of a run, as it counts in the end: steps that were done again after a restart replace those before.
 
-use super::Record;
+use super::{HeldOut, Record};
 
 /// Points of one figure in the order of their steps.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -9,8 +9,17 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
-    /// The curve of one figure of the records.
+    /// The curve of one figure of the records of steps.
     pub(crate) fn of(records: &[Record], figure: impl Fn(&Record) -> Option<f64>) -> Self {
+        Self::through(records.iter().filter(|record| !record.is_of_evaluation()), figure)
+    }
+
+    /// The curve of one figure of the records of evaluations.
+    pub(crate) fn held_out(records: &[Record], figure: impl Fn(&HeldOut) -> Option<f64>) -> Self {
+        Self::through(records.iter().filter(|record| record.is_of_evaluation()), |record| figure(&record.held_out))
+    }
+
+    fn through<'a>(records: impl Iterator<Item = &'a Record>, figure: impl Fn(&Record) -> Option<f64>) -> Self {
         let mut curve = Self::default();
         for record in records {
             while curve.points.last().is_some_and(|(step, _)| *step >= record.step) {
@@ -67,6 +76,19 @@ mod tests {
         assert_eq!(curve.thinned(10), [(10.0, 4.0), (20.0, 2.0)]);
         assert_eq!(Curve::of(&records[..3], |record| record.loss).thinned(2), [(15.0, 3.5), (30.0, 9.0)]);
         assert_eq!(Curve::default().thinned(2), []);
+    }
+
+    #[test]
+    fn steps_and_evaluations_have_curves_of_their_own() {
+        let step = |step, loss| Record { step, loss: Some(loss), ..Record::default() };
+        let evaluation = |step, loss| Record {
+            step,
+            held_out: HeldOut { seconds: Some(0.1), loss: Some(loss), ..HeldOut::default() },
+            ..Record::default()
+        };
+        let records = [step(1, 4.0), step(2, 3.0), evaluation(2, 5.0), step(3, 2.0), evaluation(4, 6.0), evaluation(2, 5.5)];
+        assert_eq!(Curve::of(&records, |record| record.loss).points, [(1, 4.0), (2, 3.0), (3, 2.0)]);
+        assert_eq!(Curve::held_out(&records, |figures| figures.loss).points, [(2, 5.5)], "the last one was done again");
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //!
 //! Work is cut by records. A record covers the `seconds` that it says (or all since the record before), and the steps since the
 //! record before. Steps up to the highest step of an earlier generation, or of this one before it went back to a checkpoint, were done
-//! before: their part of the time is redone work, whatever it consisted of. Of the rest, the record's shares are data stall, collective and checkpoint, and what remains is useful.
+//! before: their part of the time is redone work, whatever it consisted of. Of the rest, the record's shares are data stall, collective,
+//! checkpoint and evaluation, and what remains is useful. Records of evaluations cover nothing.
 //!
 //! After the last record, a failure that says how many steps were done accounts for them at the pace of the last record; what is left
 //! went by before anybody noticed, and is restart. A generation that ends in order makes a record and then saves: what is left is
@@ -172,9 +173,12 @@ impl Clerk {
         let redone = take(&mut left, time, Some(done_before));
         self.put(redone, Book::Redone);
         let rest = left;
-        for (book, share) in
-            [(Book::DataStall, shares.data_stall), (Book::Waiting, shares.collective), (Book::Checkpoint, shares.checkpoint)]
-        {
+        for (book, share) in [
+            (Book::DataStall, shares.data_stall),
+            (Book::Waiting, shares.collective),
+            (Book::Checkpoint, shares.checkpoint),
+            (Book::Evaluation, shares.evaluate),
+        ] {
             let part = take(&mut left, rest, share);
             self.put(part, book);
         }
@@ -182,6 +186,9 @@ impl Clerk {
     }
 
     fn record(&mut self, record: &Record) {
+        if record.is_of_evaluation() {
+            return;
+        }
         let ours = record.generation == self.generation && !self.failed;
         if !ours || matches!(self.doing, Doing::Nothing | Doing::Queued) {
             // Of a generation that is over: it was late, or the clocks of two hosts differ.

@@ -21,7 +21,7 @@ pub(crate) use incidents::{Aftermath, Incident, Restart, incidents, newest_incid
 pub(crate) use interval::Suggestion;
 pub(crate) use ledger::{Ledger, Present};
 pub(crate) use outline::{InCharge, Outline, Over};
-pub(crate) use record::Record;
+pub(crate) use record::{HeldOut, Record};
 pub(crate) use remarks::{Remark, remarks};
 
 /// A point in time, as time since 1970 by the clock of whichever host wrote it down.

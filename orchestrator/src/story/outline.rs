@@ -1,5 +1,6 @@
 //! The journal in a nutshell: who is in charge, where, since when, and what is there to go on with.
 
+use common::control::Evaluation;
 use common::journal::{Entry, Event};
 
 use super::{Time, time};
@@ -45,6 +46,8 @@ pub(crate) struct Outline {
     pub(crate) first_step: Option<Time>,
     /// The newest checkpoint: steps and time.
     pub(crate) checkpoint: Option<(u64, Time)>,
+    /// How the model did on held-out images, the last time that anybody looked.
+    pub(crate) evaluation: Option<Evaluation>,
     /// How many failures there were.
     pub(crate) failures: usize,
     /// The newest entry.
@@ -91,6 +94,7 @@ impl Outline {
             }
             Event::FirstStep { .. } => self.first_step = self.first_step.or(when),
             Event::CheckpointCommitted { step, .. } => self.checkpoint = when.map(|when| (*step, when)).or(self.checkpoint),
+            Event::Evaluated(evaluation) => self.evaluation = Some(evaluation.clone()),
             Event::Failed { .. } => self.failures += 1,
             Event::Finished => self.over = Some(Over::Finished),
             // After a submission: it was cancelled, or Slurm has refused.

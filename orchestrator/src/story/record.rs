@@ -39,12 +39,61 @@ pub(crate) struct Record {
     pub(crate) collective: Option<f64>,
     /// Share of the time that checkpoints held the step up.
     pub(crate) checkpoint: Option<f64>,
+    /// Share of the time that held-out images were looked at.
+    pub(crate) evaluate: Option<f64>,
+    /// Those that a record of an evaluation has, and no other.
+    #[serde(flatten)]
+    pub(crate) held_out: HeldOut,
+}
+
+/// Figures of held-out images, and how long it took to find them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HeldOut {
+    /// Seconds that the evaluation took; every record of one has them.
+    #[serde(rename = "evaluation/seconds")]
+    pub(crate) seconds: Option<f64>,
+    /// Mean loss.
+    #[serde(rename = "evaluation/loss")]
+    pub(crate) loss: Option<f64>,
+    /// FG-ARI.
+    #[serde(rename = "evaluation/fg_ari")]
+    pub(crate) fg_ari: Option<f64>,
+    /// mIoU.
+    #[serde(rename = "evaluation/miou")]
+    pub(crate) miou: Option<f64>,
+    /// mBO.
+    #[serde(rename = "evaluation/mbo")]
+    pub(crate) mbo: Option<f64>,
+    /// Slots of an image that win at least 1 % of its pixels.
+    #[serde(rename = "evaluation/active_slots")]
+    pub(crate) active_slots: Option<f64>,
+    /// Share of the pixels that the largest slot of an image wins.
+    #[serde(rename = "evaluation/largest_slot")]
+    pub(crate) largest_slot: Option<f64>,
+    /// Entropy of the slots' shares over all images, 1 when all are used alike.
+    #[serde(rename = "evaluation/slot_usage_entropy")]
+    pub(crate) slot_usage_entropy: Option<f64>,
+    /// Cosine similarity between the slots of an image.
+    #[serde(rename = "evaluation/slot_similarity")]
+    pub(crate) slot_similarity: Option<f64>,
+    /// Entropy of a pixel's attention over the slots, 1 when all share it alike.
+    #[serde(rename = "evaluation/attention_entropy")]
+    pub(crate) attention_entropy: Option<f64>,
+    /// Adjusted Rand index between what the slots win from two draws of where they start.
+    #[serde(rename = "evaluation/slot_stability")]
+    pub(crate) slot_stability: Option<f64>,
 }
 
 impl Record {
     /// The record in a line; none in a line that a crash has torn.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         serde_json::from_slice(line).ok()
+    }
+
+    /// Whether it is of an evaluation, and tells nothing of steps.
+    pub(crate) fn is_of_evaluation(&self) -> bool {
+        self.held_out.seconds.is_some()
     }
 
     /// When it was written.

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use common::control::FailureKind;
 use common::job::Job;
-use common::journal::{Entry, Event};
+use common::journal::{Entry, Event, Revisions};
 
 use super::Record;
 
@@ -24,7 +24,14 @@ pub(crate) fn at(seconds: f64, generation: u64, event: Event) -> Entry {
 /// A coordinator takes charge of 2 workers.
 pub(crate) fn launched(slurm_job: Option<&str>) -> Event {
     let slurm_job = slurm_job.map(ToOwned::to_owned);
-    Event::Launched { job: Job::Train, world: 2, version: "0.1.0".into(), slurm_job, host: "n01".into() }
+    Event::Launched {
+        job: Job::Train,
+        world: 2,
+        version: "0.1.0".into(),
+        slurm_job,
+        host: "n01".into(),
+        revisions: Revisions::default(),
+    }
 }
 
 /// A generation starts.

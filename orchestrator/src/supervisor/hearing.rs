@@ -1,6 +1,6 @@
 //! What the supervisor makes of what it hears: greetings, messages, and the ends of connections and processes.
 
-use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, Role, Setback, SetbackKind, ToWorker};
+use common::control::{Connection, Evaluation, FailureKind, FromWorker, Hello, ProcessEnd, Role, Setback, SetbackKind, ToWorker};
 use common::journal;
 
 use super::checkup::{self, Outlier};
@@ -117,6 +117,8 @@ impl Supervisor {
             FromWorker::Setback(setback) if rank == 0 => self.set_back(setback, now),
             // It is the same on all ranks.
             FromWorker::Setback(_) => {}
+            FromWorker::Evaluated(evaluation) if rank == 0 => self.evaluated(evaluation),
+            FromWorker::Evaluated(_) => {}
             FromWorker::CheckpointCommitted { step, seconds } => self.checkpoint_committed(step, seconds, now),
             FromWorker::CheckpointFailed { step, cause } => self.not_saved(step, cause),
             FromWorker::Failed(failure) => {
@@ -176,6 +178,16 @@ impl Supervisor {
                 self.pace.go_back(step, now);
             }
         }
+    }
+
+    /// The model was looked at. That its slots look collapsed is told once, until they do not.
+    fn evaluated(&mut self, evaluation: Evaluation) {
+        self.record(journal::Event::Evaluated(evaluation.clone()), evaluation.to_string());
+        let before = self.evaluation.as_ref().is_some_and(|before| before.collapse.is_some());
+        if let Some(why) = evaluation.collapse.clone().filter(|_| !before) {
+            self.record(journal::Event::SlotsCollapsed { step: evaluation.step }, why);
+        }
+        self.evaluation = Some(evaluation);
     }
 
     /// Once the last worker has tried out its device: what all of them say together.

@@ -1,7 +1,7 @@
 //! The state machine: its state, the way from events to commands, and what time alone brings about. What it makes of events is next door
 //! in `hearing`, how a generation ends and what follows in `ending`.
 
-use common::control::{Connection, FailureKind, ProcessEnd, Role, ToWorker};
+use common::control::{Connection, Evaluation, FailureKind, ProcessEnd, Role, ToWorker};
 use common::job::Job;
 use common::journal;
 use serde_json::Value;
@@ -40,6 +40,8 @@ pub(crate) struct Supervisor {
     pub(super) checkpoint: Option<u64>,
     pub(super) longest_save: f64,
     pub(super) setbacks: Setbacks,
+    /// The newest evaluation of this launch.
+    pub(super) evaluation: Option<Evaluation>,
     /// The checkpoint that was not saved, if none was since.
     pub(super) unsaved: Option<Unsaved>,
     pub(super) failed_saves: u64,
@@ -93,6 +95,7 @@ impl Supervisor {
             checkpoint: None,
             longest_save: 0.0,
             setbacks: Setbacks::default(),
+            evaluation: None,
             unsaved: None,
             failed_saves: 0,
             wish: Wish::default(),
@@ -104,9 +107,10 @@ impl Supervisor {
             options,
         };
         let (job, version) = (this.options.job, this.options.version.clone());
-        let (slurm_job, host) = (this.options.slurm_job.clone(), this.options.host.clone());
+        let (slurm_job, host, revisions) =
+            (this.options.slurm_job.clone(), this.options.host.clone(), this.options.revisions.clone());
         let world = this.options.nodes * this.options.workers_per_node;
-        this.record(journal::Event::Launched { job, world, version, slurm_job, host }, "orchestrator launch");
+        this.record(journal::Event::Launched { job, world, version, slurm_job, host, revisions }, "orchestrator launch");
         this.start_generation("first generation of this launch".into(), now);
         let commands = std::mem::take(&mut this.commands);
         (this, commands)
@@ -194,6 +198,11 @@ impl Supervisor {
     /// How often training went on after gradients that were no numbers.
     pub(crate) fn setbacks(&self) -> Setbacks {
         self.setbacks
+    }
+
+    /// How the model did on held-out images, the last time that this launch looked.
+    pub(crate) fn evaluation(&self) -> Option<&Evaluation> {
+        self.evaluation.as_ref()
     }
 
     /// The checkpoint that was not saved, if none was since.

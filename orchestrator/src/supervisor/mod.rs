@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use common::control::{Connection, FailureKind, FromWorker, Hello, ProcessEnd, ToWorker};
 use common::job::Job;
-use common::journal;
+use common::journal::{self, Revisions};
 use serde_json::Value;
 
 pub(crate) use checkup::Findings;
@@ -68,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) first_generation: u64,
     /// Version that the workers must have.
     pub(crate) version: String,
+    /// What is launched, as git knows it.
+    pub(crate) revisions: Revisions,
     /// The Slurm job that this is, if it is one.
     pub(crate) slurm_job: Option<String>,
     /// The coordinator's host.

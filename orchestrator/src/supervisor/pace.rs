@@ -10,7 +10,8 @@ use super::workers::Workers;
 
 /// A step may take this many times as long as the longest before it.
 const FACTOR: u32 = 5;
-/// The first two steps of a generation, of which the second is the first to be measured, and saving a checkpoint, may take this long.
+/// The first two steps of a generation, of which the second is the first to be measured, saving a checkpoint, and an evaluation may take
+/// this long.
 const SLOW: Duration = Duration::from_secs(600);
 /// What a rank did lately is what it did over this long.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -88,9 +89,9 @@ impl Pace {
 
     /// How long the present step may take.
     pub(super) fn deadline(&self, least: Duration, workers: &Workers) -> Duration {
-        let saving = workers.iter().any(|worker| worker.pulse.phase == Phase::Checkpoint);
+        let busy = workers.iter().any(|worker| matches!(worker.pulse.phase, Phase::Checkpoint | Phase::Evaluate));
         let unknown = !self.has_begun() || self.longest.is_zero();
-        if unknown || saving { SLOW.max(least) } else { (self.longest * FACTOR).max(least) }
+        if unknown || busy { SLOW.max(least) } else { (self.longest * FACTOR).max(least) }
     }
 
     /// Keeps a heartbeat.

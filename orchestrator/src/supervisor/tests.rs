@@ -6,7 +6,7 @@ use common::control::{
     Connection, Failure as WorkerFailure, FailureKind, FromWorker, Hello, Phase, ProcessEnd, Pulse, Role, Spent, ToWorker,
 };
 use common::job::Job;
-use common::journal;
+use common::journal::{self, Revisions};
 use serde_json::{Value, json};
 
 use super::{Command, Event, Options, Outcome, Patience, State, StopReason, Supervisor, Time};
@@ -32,6 +32,7 @@ pub(super) fn options() -> Options {
         max_restarts: RESTARTS,
         first_generation: 1,
         version: "1".into(),
+        revisions: Revisions::default(),
         slurm_job: None,
         host: "login".into(),
         patience: Patience::default(),

@@ -4,6 +4,7 @@
 mod ahead;
 mod codec;
 pub mod datasets;
+mod held_out;
 mod images;
 mod labelled;
 mod loader;
@@ -14,6 +15,7 @@ mod rows;
 mod transfer;
 
 pub use codec::{CodecError, decode, encode_columns, image_column, label_column};
+pub use held_out::{HeldOutImages, HeldOutSplit};
 use codec::{encode_row, holds};
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;

@@ -12,7 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 /// The step under which initial slots and sampling noise are drawn: no training step, so that no image meets the noise it was trained with.
 /// Like all draws they depend on the row alone, whatever the batch or the number of workers.
-const INFERENCE: u64 = u64::MAX;
+pub(crate) const INFERENCE: u64 = u64::MAX;
 
 /// Slots of images u8 [B, H, W, 3], which are the images number `rows` of their split.
 pub fn find_slots(model: &LatentSlotDiffusion, draws: Draws, images: &Tensor, rows: Range<usize>, device: Device) -> SlotOutput {

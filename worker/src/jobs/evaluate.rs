@@ -6,7 +6,7 @@ use super::figure::{self, batches, image_picture, share};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::data::LabelledImages;
-use crate::evaluation::{Figures, Picture, Sums, grid, match_labels, position_cells, score};
+use crate::evaluation::{Figures, Picture, Sums, grid, in_colours_of_truth, position_cells, score};
 use crate::inference::{Decoder, enlarge, find_slots, segment, to_vec};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
 use crate::training::random::Draws;
@@ -127,28 +127,6 @@ fn picture_grid(
     Ok(grid(&titles.chain(slots).collect::<Vec<_>>(), &rows))
 }
 
-/// The predicted labels renamed to the true labels they match, so that a found object has its colour; the others get further names.
-fn in_colours_of_truth<'a>(truth: &[u8], predicted: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    let matches = match_labels(truth, predicted);
-    let mut names: Vec<Option<usize>> = vec![None; 256];
-    for (label, slot) in matches.iter().enumerate() {
-        if let Some(slot) = slot {
-            names[*slot] = Some(label);
-        }
-    }
-    let mut next = matches.len();
-    let names: Vec<usize> = names
-        .into_iter()
-        .map(|name| {
-            name.unwrap_or_else(|| {
-                next += 1;
-                next - 1
-            })
-        })
-        .collect();
-    predicted.iter().map(move |&slot| names[usize::from(slot)])
-}
-
 /// The figures as a table for the terminal.
 fn table(rows: &[(&str, &Figures)]) -> String {
     let images = rows.first().map_or(0, |(_, figures)| figures.images);
@@ -157,16 +135,4 @@ fn table(rows: &[(&str, &Figures)]) -> String {
         lines.push(format!("{name:<16}{fg_ari:>8.3}{ari:>8.3}{miou:>8.3}{mbo:>8.3}"));
     }
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn found_objects_have_the_colours_of_the_truth_and_others_have_none_of_them() {
-        let renamed: Vec<usize> = in_colours_of_truth(&[0, 0, 0, 1, 1, 2, 2, 0], &[4, 4, 4, 0, 0, 2, 2, 3]).collect();
-        assert_eq!(renamed[..7], [0, 0, 0, 1, 1, 2, 2]);
-        assert!(renamed[7] > 2);
-    }
 }

@@ -1,6 +1,6 @@
 //! A job's voice: progress goes to the log and to the coordinator, and never makes the job wait.
 
-use common::control::{Activity, Checkup, ControlClient, FromWorker, Phase, Progress, Setback};
+use common::control::{Activity, Checkup, ControlClient, Evaluation, FromWorker, Phase, Progress, Setback};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -104,6 +104,15 @@ impl Reporter {
     pub fn setback(&self, setback: Setback) {
         tracing::warn!("{setback}");
         self.send(FromWorker::Setback(setback));
+    }
+
+    /// Says how the model does on held-out images.
+    pub fn evaluated(&self, evaluation: Evaluation) {
+        tracing::info!("held-out images after step {}: {evaluation}", evaluation.step);
+        if let Some(why) = &evaluation.collapse {
+            tracing::warn!("the slots look collapsed: {why}");
+        }
+        self.send(FromWorker::Evaluated(evaluation));
     }
 
     /// The id under which workers meet: rank 0 brings its `own`, and all get that one.

@@ -7,6 +7,7 @@ use crate::metrics::MetricsWriter;
 use crate::model::weights::load_official;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use crate::training::graph::{CudaGraphs, StepGraph, Trial};
+use crate::training::held_out::HeldOut;
 use crate::training::profile::Profile;
 use crate::training::reduction::Reducer;
 use crate::training::rehearsal::Rehearsal;
@@ -38,6 +39,7 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let restorer = Restorer::new(stores.clone(), identity.clone(), runtime.clone());
     let restored = restorer.restore(&state, &mut context.collective)?;
     let reducer = Reducer::new(&state.parameters, &context.collective, &config.train.reduction)?;
+    let held_out = HeldOut::open(context, &state, scaling_factor)?;
     tracing::info!(step = restored.step, parameters = state.parameters.count(), "training starts");
 
     let slice = Slice { global_batch: config.train.global_batch, rank: place.rank, world: place.world };
@@ -58,8 +60,20 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     let profile = Profile::new(context.profile, trace, context.device);
     let detours = restored.detours;
     let transfer = Transfer::new(context.device)?;
-    let training =
-        Training { steps, state: &mut state, reducer, supply, transfer, metrics, saver, restorer, detours, rehearsal, profile };
+    let training = Training {
+        steps,
+        state: &mut state,
+        reducer,
+        supply,
+        transfer,
+        metrics,
+        saver,
+        restorer,
+        detours,
+        rehearsal,
+        profile,
+        held_out,
+    };
     let ended = training.run(restored.step, context)?;
     Ok(json!({
         "steps": ended.step,

@@ -4,12 +4,14 @@
 
 mod tensorboard;
 
-use common::run_dir::RunDir;
+use crate::evaluation::{self, PictureError};
+use anyhow::Context;
+use common::run_dir::{RunDir, replace_file};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -43,9 +45,18 @@ pub struct Picture {
     pub png: Vec<u8>,
 }
 
+/// A picture that is still to be drawn.
+struct Drawing {
+    step: u64,
+    tag: &'static str,
+    file: PathBuf,
+    draw: Box<dyn FnOnce() -> Result<evaluation::Picture, PictureError> + Send>,
+}
+
 enum Entry {
     Record(Record),
     Picture(Picture),
+    Drawing(Drawing),
 }
 
 /// Figures that are not the job's own, asked for before each record.
@@ -88,6 +99,22 @@ impl MetricsWriter {
     /// Queues a record.
     pub fn record(&self, record: Record) {
         self.send(Entry::Record(record));
+    }
+
+    /// Queues a record of figures that are not of steps, and so without those beside.
+    pub fn evaluation(&self, record: Record) {
+        self.send(Entry::Record(record));
+    }
+
+    /// Queues a picture that the writing thread draws, for TensorBoard and for `file`, a PNG.
+    pub fn drawing(
+        &self,
+        step: u64,
+        tag: &'static str,
+        file: PathBuf,
+        draw: impl FnOnce() -> Result<evaluation::Picture, PictureError> + Send + 'static,
+    ) {
+        self.send(Entry::Drawing(Drawing { step, tag, file, draw: Box::new(draw) }));
     }
 
     /// Queues a picture.
@@ -135,9 +162,26 @@ fn write(entry: Entry, lines: &mut File, events: &mut EventFile) -> io::Result<(
             lines.write_all(&line)?;
             events.scalars(record.step, record.figures.iter().map(|(name, value)| (name.as_str(), *value)))?;
         }
+        Entry::Drawing(drawing) => match drawing.finished() {
+            Ok(picture) => events.picture(picture.step, &picture.tag, picture.size, picture.png)?,
+            // Figures are worth going on for.
+            Err(error) => tracing::warn!("a picture is missing: {error:#}"),
+        },
         Entry::Picture(picture) => events.picture(picture.step, &picture.tag, picture.size, picture.png)?,
     }
     events.flush()
+}
+
+impl Drawing {
+    /// Draws it and writes its file.
+    fn finished(self) -> anyhow::Result<Picture> {
+        let Self { step, tag, file, draw } = self;
+        let picture = draw()?;
+        let (size, png) = ([picture.width() as u32, picture.height() as u32], picture.to_png()?);
+        file.parent().map_or(Ok(()), fs::create_dir_all).with_context(|| file.display().to_string())?;
+        replace_file(&file, &png, 0o644).with_context(|| file.display().to_string())?;
+        Ok(Picture { step, tag: tag.into(), size, png })
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +206,11 @@ mod tests {
         OpenOptions::new().append(true).open(run.metrics()).unwrap().write_all(br#"{"step": 2"#).unwrap();
         let writer = MetricsWriter::open(&run, 2, 10).unwrap();
         writer.record(record(20, 2, 0.25));
+        let file = run.training_picture(20);
+        writer.drawing(20, "evaluation", file.clone(), || Ok(evaluation::Picture::blank(2)));
+        writer.drawing(20, "evaluation", file.clone(), || evaluation::Picture::from_rgb(2, 2, vec![0]));
         drop(writer);
+        let drawn = fs::read(&file).unwrap();
 
         let text = fs::read_to_string(run.metrics()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -182,6 +230,7 @@ mod tests {
             (11, "start", 0),
             (20, "learning_rate/unet", 99),
             (20, "loss", 250_000),
+            (20, "evaluation", drawn.len() as i64 * 1_000_000),
         ];
         assert_eq!(tags, expected);
     }

@@ -19,14 +19,24 @@ pub enum Lap {
     Optimizer,
     /// Copying the state for a checkpoint.
     Checkpoint,
+    /// Looking at held-out images.
+    Evaluation,
     /// Records, pictures, reports.
     Other,
 }
 
 impl Lap {
     /// All, in the order of a step.
-    pub const ALL: [Self; 7] =
-        [Self::Data, Self::Forward, Self::Backward, Self::Communication, Self::Optimizer, Self::Checkpoint, Self::Other];
+    pub const ALL: [Self; 8] = [
+        Self::Data,
+        Self::Forward,
+        Self::Backward,
+        Self::Communication,
+        Self::Optimizer,
+        Self::Checkpoint,
+        Self::Evaluation,
+        Self::Other,
+    ];
 
     /// Its name in tables and traces.
     pub fn name(self) -> &'static str {
@@ -37,6 +47,7 @@ impl Lap {
             Self::Communication => "exposed communication",
             Self::Optimizer => "optimizer",
             Self::Checkpoint => "checkpoint copy",
+            Self::Evaluation => "evaluation",
             Self::Other => "other",
         }
     }

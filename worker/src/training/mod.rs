@@ -1,10 +1,12 @@
 //! One optimizer step and what it rests on: the objective, flat parameters, the sum over the workers, AdamW, moving average, learning
-//! rates, noise; its capture in CUDA graphs; and the loop.
+//! rates, noise; its capture in CUDA graphs; held-out images; and the loop.
 
+mod course;
 pub mod detours;
 pub mod dials;
 pub mod ema;
 pub mod graph;
+pub mod held_out;
 pub mod laps;
 pub mod noise;
 pub mod objective;

@@ -32,11 +32,8 @@ impl Objective {
     /// The mean loss of a batch that lies on the model's device, and the attention of the slots [B, K, h, w], without graph.
     pub fn loss(&self, model: &LatentSlotDiffusion, batch: &Batch) -> (Tensor, Tensor) {
         let (noise, kind) = (&batch.noise, model.kind());
-        // What a data set and a noise schedule give is f32, whatever the networks compute in.
-        let z = Autoencoder::sample(&batch.moments.to_kind(Kind::Float), &noise.posterior) * self.latent_factor;
-        let z_t = self.schedule.add_noise(&z, &noise.diffusion, &noise.timesteps);
         let images = to_unit_range(&batch.images).to_kind(kind);
-        let (prediction, attention) = self.mixed.run(|| {
+        let (conditioning, attention) = self.mixed.run(|| {
             let features = model.backbone.forward(&images);
             let initial = model.slot_attention.initial_slots(&noise.slots.to_kind(kind));
             let slots = model.slot_attention.forward(&features, &initial);
@@ -44,10 +41,20 @@ impl Objective {
                 Some(dropped) => drop_slots(&slots.conditioning, dropped),
                 None => slots.conditioning,
             };
-            (model.unet.forward(&z_t, &noise.timesteps, &conditioning), slots.attention)
+            (conditioning, slots.attention)
         });
+        (self.denoising(model, batch, &conditioning), attention.detach())
+    }
+
+    /// The mean loss of a batch given the conditioning [B, K, out] that its slots make.
+    pub fn denoising(&self, model: &LatentSlotDiffusion, batch: &Batch, conditioning: &Tensor) -> Tensor {
+        let (noise, kind) = (&batch.noise, model.kind());
+        // What a data set and a noise schedule give is f32, whatever the networks compute in.
+        let z = Autoencoder::sample(&batch.moments.to_kind(Kind::Float), &noise.posterior) * self.latent_factor;
+        let z_t = self.schedule.add_noise(&z, &noise.diffusion, &noise.timesteps);
+        let prediction = self.mixed.run(|| model.unet.forward(&z_t, &noise.timesteps, conditioning));
         let target = self.schedule.target(&z, &noise.diffusion, &noise.timesteps);
-        (self.schedule.loss(&prediction.to_kind(kind), &target.to_kind(kind), &noise.timesteps), attention.detach())
+        self.schedule.loss(&prediction.to_kind(kind), &target.to_kind(kind), &noise.timesteps)
     }
 
     /// Adds the gradients of a loss to those of the parameters.

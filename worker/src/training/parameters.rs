@@ -179,6 +179,12 @@ impl FlatParameters {
         self.values.zeros_like()
     }
 
+    /// Makes `variables`, which are like those here and in their order, views of `values`, a flat tensor like the parameters.
+    pub fn lend<'a>(&self, values: &Tensor, variables: impl Iterator<Item = &'a Tensor>) {
+        let _guard = tch::no_grad_guard();
+        self.entries.iter().zip(variables).for_each(|(entry, variable)| variable.shallow_clone().set_data(&entry.view(values)));
+    }
+
     /// Where every variable lies.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

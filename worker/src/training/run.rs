@@ -1,8 +1,10 @@
 //! The loop: batches in, steps, records, checkpoints, until the last step or the wish to stop.
 
+use super::course::{Course, Wished};
 use super::detours::Detours;
 use super::graph::{CudaGraphs, StepGraph};
-use super::laps::{Lap, Laps};
+use super::held_out::{Found, HeldOut};
+use super::laps::Lap;
 use super::pictures::segmentation;
 use super::profile::Profile;
 use super::readback::Readback;
@@ -15,10 +17,10 @@ use crate::collectives::Collective;
 use crate::data::{Batch, Loader, Supply, Transfer};
 use crate::jobs::JobContext;
 use crate::metrics::{MetricsWriter, Record};
-use common::config::{Config, NotFinitePolicy, WhenBusy, size};
-use common::control::{Phase, Setback, SetbackKind, Spent};
+use common::config::{Config, NotFinitePolicy, size};
+use common::control::{Phase, Setback, SetbackKind};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
 
 /// How training ended.
@@ -58,31 +60,8 @@ pub struct Training<'a> {
     pub rehearsal: Rehearsal,
     /// Steps to look at closely.
     pub profile: Profile,
-}
-
-/// What the loop remembers from step to step.
-struct Course {
-    config: Config,
-    ended: Ended,
-    window: Window,
-    laps: Laps,
-    /// What had been spent at the last record, and how long the communication thread had been busy.
-    booked: (Spent, Duration),
-    /// When the first step of this generation was done, and which one it was.
-    since: Option<(Instant, u64)>,
-    /// When the last checkpoint was saved, or this generation began.
-    saved: Instant,
-    /// After which step that was, if this generation has saved.
-    saved_step: Option<u64>,
-    /// What the workers wish, as far as it is known.
-    wished: Wished,
-}
-
-/// Which wishes any worker has.
-#[derive(Debug, Clone, Copy, Default)]
-struct Wished {
-    save: bool,
-    busy: bool,
+    /// Held-out images to look at, if any.
+    pub held_out: Option<HeldOut>,
 }
 
 impl Training<'_> {
@@ -91,20 +70,9 @@ impl Training<'_> {
     /// # Errors
     /// Data that cannot be read, a loss that is not finite, a checkpoint that cannot be written, or a failure of the collective.
     pub fn run(mut self, first: u64, context: &mut JobContext) -> anyhow::Result<Ended> {
-        let config = context.config.clone();
         let reporter = context.reporter.clone();
         reporter.resume_at(first);
-        let mut course = Course {
-            ended: Ended { step: first, stopped: false, loss: None, images_per_second: None },
-            window: Window::new(config.train.not_finite),
-            laps: Laps::default(),
-            booked: (reporter.activity().pulse().spent, context.collective.busy()),
-            since: None,
-            saved: Instant::now(),
-            saved_step: None,
-            wished: Wished::default(),
-            config,
-        };
+        let mut course = Course::new(&context.config, first, context);
         let _track = self.steps.enter()?;
         let mut loader = self.supply.from(first, &self.detours)?;
         let mut wish = Readback::new(context.device);
@@ -132,6 +100,7 @@ impl Training<'_> {
             }
             course.count(course.config.train.global_batch);
         }
+        self.tell_evaluation(context)?;
         reporter.enter(Phase::Checkpoint);
         self.saver.finish()?;
         context.collective.barrier()?;
@@ -180,6 +149,7 @@ impl Training<'_> {
         if course.config.train.not_finite != NotFinitePolicy::Back {
             return Err(error);
         }
+        self.tell_evaluation(context)?;
         context.reporter.enter(Phase::Checkpoint);
         self.saver.wait()?;
         let restored = self.restorer.restore(self.state, &mut context.collective)?;
@@ -210,11 +180,16 @@ impl Training<'_> {
 
     /// The picture, the record and the checkpoint that are due after a step.
     fn write_down(&mut self, course: &mut Course, seen: &(Batch, Tensor), context: &JobContext) -> anyhow::Result<()> {
-        let (step, config) = (course.ended.step, &course.config);
-        self.picture(step, &seen.0, &seen.1, config);
+        self.tell_evaluation(context)?;
+        let step = course.ended.step;
+        // Who was asked to end saves first.
+        if !course.ended.stopped {
+            self.evaluate(course, context)?;
+        }
+        self.picture(step, &seen.0, &seen.1, &course.config);
         let save = course.is_to_save();
         // Before a save the figures are read in any case: weights that are no numbers must not replace good ones.
-        if save || step.is_multiple_of(config.train.log_every.max(1)) {
+        if save || step.is_multiple_of(course.config.train.log_every.max(1)) {
             let Closed { figures, skipped } = course.window.close()?;
             for &step in skipped.iter().filter(|_| context.place.is_leader()) {
                 context.reporter.setback(Setback { step, kind: SetbackKind::Skipped });
@@ -235,6 +210,35 @@ impl Training<'_> {
             (course.saved, course.wished) = (Instant::now(), Wished::default());
             course.laps.enter(Lap::Other);
         }
+        if course.ended.stopped { self.evaluate(course, context) } else { Ok(()) }
+    }
+
+    /// Every `train.evaluation.every_steps` steps, looks at held-out images.
+    fn evaluate(&mut self, course: &mut Course, context: &JobContext) -> anyhow::Result<()> {
+        let step = course.ended.step;
+        let Some(held_out) = self.held_out.as_mut().filter(|held_out| held_out.is_due(step)) else { return Ok(()) };
+        let before = context.reporter.enter(Phase::Evaluate);
+        course.laps.enter(Lap::Evaluation);
+        held_out.look(self.state, step)?;
+        course.laps.enter(Lap::Other);
+        context.reporter.enter(before);
+        Ok(())
+    }
+
+    /// On rank 0, writes down what was found at the last look, now that a step is done after it.
+    fn tell_evaluation(&mut self, context: &JobContext) -> anyhow::Result<()> {
+        let Some(Found { evaluation, seconds, sheet }) = self.held_out.as_mut().map_or(Ok(None), HeldOut::found)? else {
+            return Ok(());
+        };
+        let Some(metrics) = &self.metrics else { return Ok(()) };
+        let (step, generation) = (evaluation.step, context.place.generation);
+        let named = evaluation.figures.iter().map(|(name, value)| (format!("evaluation/{name}"), *value));
+        let figures = named.chain([("evaluation/seconds".to_owned(), seconds)]).collect();
+        metrics.evaluation(Record { step, generation, time: now(), figures });
+        if let Some(sheet) = sheet {
+            metrics.drawing(step, "evaluation", context.run.training_picture(step), move || sheet.draw());
+        }
+        context.reporter.evaluated(evaluation);
         Ok(())
     }
 
@@ -268,6 +272,7 @@ impl Training<'_> {
             ("collective", recent.collective / seconds),
             ("communication", busy / seconds),
             ("checkpoint", recent.checkpoint / seconds),
+            ("evaluate", recent.evaluate / seconds),
             // Useful operations of all workers; `status` shows their share of what the devices can do.
             ("model_tflops", images_per_second * size::flops(config).training() as f64 / 1e12),
             ("skipped_steps", skipped as f64),
@@ -283,41 +288,13 @@ impl Training<'_> {
         let all: Vec<(&str, f64)> = shown.iter().copied().chain(more).chain(rates).collect();
         context.reporter.progress(step, config.train.steps, "steps", &shown);
         if let Some(metrics) = &self.metrics {
-            let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
             let figures: BTreeMap<String, f64> = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            metrics.record(Record { step, generation: context.place.generation, time, figures });
+            metrics.record(Record { step, generation: context.place.generation, time: now(), figures });
         }
     }
 }
 
-impl Course {
-    /// On rank 0: whether the time between checkpoints is over.
-    fn is_time_to_save(&self, context: &JobContext) -> bool {
-        let minutes = self.config.checkpoint.every_minutes;
-        context.place.is_leader() && minutes > 0.0 && self.saved.elapsed().as_secs_f64() >= 60.0 * minutes
-    }
-
-    /// Whether the state after the newest step was saved.
-    fn has_saved(&self) -> bool {
-        self.saved_step == Some(self.ended.step)
-    }
-
-    /// Whether the state after this step is to be saved; all workers come to the same.
-    fn is_to_save(&self) -> bool {
-        let (step, checkpoint) = (self.ended.step, &self.config.checkpoint);
-        let must = self.ended.stopped || step == self.config.train.steps || self.wished.save;
-        let due = step.is_multiple_of(checkpoint.every_steps.max(1));
-        if due && !must && self.wished.busy && checkpoint.when_busy == WhenBusy::Skip {
-            tracing::warn!(step, "no checkpoint: the one before is still being saved (checkpoint.when_busy = \"skip\")");
-            return false;
-        }
-        must || due
-    }
-
-    /// Counts a step of `images` images into the rate.
-    fn count(&mut self, images: usize) {
-        let (since, step) = *self.since.get_or_insert((Instant::now(), self.ended.step));
-        let images = self.ended.step.saturating_sub(step) * images as u64;
-        self.ended.images_per_second = (images > 0).then(|| images as f64 / since.elapsed().as_secs_f64());
-    }
+/// As seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }

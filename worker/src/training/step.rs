@@ -9,7 +9,7 @@ use super::parameters::{FlatParameters, Group, ParametersError};
 use super::reduction::{Reducer, ReductionError};
 use super::schedule::LearningRate;
 use crate::data::Batch;
-use crate::model::LatentSlotDiffusion;
+use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use common::config::{Config, NotFinitePolicy};
 use tch::{Device, Kind, Tensor, no_grad};
 use thiserror::Error;
@@ -42,6 +42,15 @@ impl TrainingState {
         let adamw = AdamW::new(&parameters, config.train.optimizer.clone());
         let average = MovingAverage::new(&parameters, config.train.ema_decay);
         Ok(Self { model, parameters, adamw, average })
+    }
+
+    /// The networks with the moving average for parameters, which follow it wherever it goes; none where there is no moving average.
+    pub fn averaged(&self, config: &Config, device: Device) -> Option<LatentSlotDiffusion> {
+        let average = self.average.as_ref()?;
+        let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Unset, device);
+        let trainable = model.modules.iter().flat_map(|module| &module.variables).filter(|variable| variable.trainable);
+        self.parameters.lend(average.values(), trainable.map(|variable| &variable.tensor));
+        Some(model)
     }
 
     /// The flat tensors in a fixed order: parameters, first moments, second moments, moving average.

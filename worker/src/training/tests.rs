@@ -117,7 +117,7 @@ impl Lab {
     }
 
     /// Trains with two workers; rank 1 is asked to stop after it was started, if `stop`.
-    fn train_by_two(&self, config: &Config, stop: bool) -> Vec<Value> {
+    pub(super) fn train_by_two(&self, config: &Config, stop: bool) -> Vec<Value> {
         std::thread::scope(|scope| {
             let workers = InProcess::world(2).into_iter().enumerate().map(|(rank, end)| {
                 scope.spawn(move || {
@@ -135,14 +135,14 @@ impl Lab {
     }
 
     /// The newest checkpoint and the digest of each of its parts.
-    fn newest(&self, config: &Config) -> (Manifest, BTreeMap<String, String>) {
+    pub(super) fn newest(&self, config: &Config) -> (Manifest, BTreeMap<String, String>) {
         let store = open_store(config, &RunDir::new(self.path(&config.run.name))).unwrap();
         let manifest = self.runtime.block_on(store.newest_verified()).unwrap().0.unwrap();
         let parts = manifest.parts.iter().map(|part| (part.name.clone(), part.blake3.clone())).collect();
         (manifest, parts)
     }
 
-    fn records(&self, config: &Config) -> Vec<Record> {
+    pub(super) fn records(&self, config: &Config) -> Vec<Record> {
         let text = fs::read_to_string(RunDir::new(self.path(&config.run.name)).metrics()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -230,7 +230,7 @@ fn a_run_resumed_from_any_checkpoint_ends_bit_equal() {
 }
 
 /// Copies the checkpoints up to step `last`.
-fn copy(from: &Path, to: &Path, last: u64) {
+pub(super) fn copy(from: &Path, to: &Path, last: u64) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let step = entry.file_name().to_str().unwrap().parse().unwrap_or(0);

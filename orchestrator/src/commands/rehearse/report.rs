@@ -86,7 +86,8 @@ fn losses(run: &RunDir) -> anyhow::Result<BTreeMap<u64, Value>> {
     let path = run.metrics();
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(records.filter_map(|record| Some((record["step"].as_u64()?, record["loss"].clone()))).collect())
+    // A record of an evaluation has none.
+    Ok(records.filter_map(|record| Some((record["step"].as_u64()?, record.get("loss")?.clone()))).collect())
 }
 
 /// The parts of the newest checkpoints that are not byte by byte the same.

@@ -21,7 +21,7 @@ use crate::commands::{goodput, why};
 use crate::exit::{Failure, OrBadInput};
 use crate::observe::{Observer, View, Wanted, jobs};
 use crate::run_folder::FolderError;
-use crate::story::{Curve, Incident, Record, Suggestion, incidents, remarks};
+use crate::story::{Curve, HeldOut, Incident, Record, Suggestion, incidents, remarks};
 
 /// How long a store of checkpoints may take to answer: the page is worth having without it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -104,18 +104,46 @@ fn evaluation(path: &Path) -> Result<Option<Value>, String> {
 
 fn charts(records: &[Record]) -> Vec<Chart> {
     let line = |name, figure: fn(&Record) -> Option<f64>| Line { name, points: Curve::of(records, figure).outlined(COLUMNS) };
+    let held_out =
+        |name, figure: fn(&HeldOut) -> Option<f64>| Line { name, points: Curve::held_out(records, figure).outlined(COLUMNS) };
     let chart = |title, unit, span, lines| Chart { title, unit, span, lines };
     let rates = vec![
         line("backbone", |record| record.backbone_rate),
         line("Slot Attention", |record| record.slot_attention_rate),
         line("UNet", |record| record.unet_rate),
     ];
-    vec![
+    let objects = vec![
+        held_out("FG-ARI", |figures| figures.fg_ari),
+        held_out("mIoU", |figures| figures.miou),
+        held_out("mBO", |figures| figures.mbo),
+    ];
+    let slots = vec![
+        held_out("largest slot", |figures| figures.largest_slot),
+        held_out("usage entropy", |figures| figures.slot_usage_entropy),
+        held_out("similarity", |figures| figures.slot_similarity),
+        held_out("attention entropy", |figures| figures.attention_entropy),
+        held_out("stability", |figures| figures.slot_stability),
+    ];
+    let mut charts = vec![
         chart("Loss", "", Span::Tight, vec![line("", |record| record.loss)]),
         chart("Gradient norm", "before clipping", Span::Tight, vec![line("", |record| record.grad_norm)]),
         chart("Throughput", "images per second", Span::FromZero, vec![line("", |record| record.images_per_second)]),
         chart("Learning rates", "", Span::FromZero, rates),
-    ]
+    ];
+    let evaluations = [
+        chart("Objects found", "held-out images", Span::Tight, objects),
+        chart("Held-out loss", "", Span::Tight, vec![held_out("", |figures| figures.loss)]),
+        chart(
+            "Active slots",
+            "of an image, each with 1 % of its pixels",
+            Span::FromZero,
+            vec![held_out("", |figures| figures.active_slots)],
+        ),
+        chart("Slots", "collapsed when one is all, or all are alike", Span::FromZero, slots),
+    ];
+    // Whoever has not asked for evaluations misses none.
+    charts.extend(evaluations.into_iter().filter(|chart| chart.lines.iter().any(|line| !line.points.is_empty())));
+    charts
 }
 
 /// Where generations began and failed.

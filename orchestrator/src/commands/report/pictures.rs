@@ -22,6 +22,7 @@ pub(super) fn gather(run: &RunDir) -> (Vec<Picture>, Vec<(String, String)>) {
     };
     let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     files.sort();
+    files.extend(newest_while_training(run));
     let (mut pictures, mut left_out, mut room) = (Vec::new(), Vec::new(), ALL);
     for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -38,6 +39,12 @@ pub(super) fn gather(run: &RunDir) -> (Vec<Picture>, Vec<(String, String)>) {
         }
     }
     (pictures, left_out)
+}
+
+/// The last one of those that training has drawn.
+fn newest_while_training(run: &RunDir) -> Option<PathBuf> {
+    let files = std::fs::read_dir(run.training_pictures()).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "png")).max()
 }
 
 /// The type and bytes of a picture, or why it is left out.
@@ -94,11 +101,17 @@ mod tests {
         write("c.png", b"<svg onload='alert(1)'>");
         write("d.png", &png(7, LARGEST as usize + 1));
         write("e.png.1.tmp", &png(7, 0));
+        fs::create_dir(run.training_pictures()).unwrap();
+        [900, 12_000].iter().for_each(|step| fs::write(run.training_picture(*step), png(7, 0)).unwrap());
+        fs::write(run.training_pictures().join("step-00013000.png.1.tmp"), "half").unwrap();
         (0..4).for_each(|index| write(&format!("f{index}.png"), &png(7, LARGEST as usize)));
         let (pictures, left_out) = gather(&run);
         let shown: Vec<_> = pictures.iter().map(|picture| (picture.name.as_str(), picture.media, picture.size)).collect();
         let png = |name| (name, "image/png", Some((7, 9)));
-        assert_eq!(shown, [("a.webp", "image/webp", None), png("b.png"), png("f0.png"), png("f1.png"), png("f2.png")]);
+        assert_eq!(
+            shown,
+            [("a.webp", "image/webp", None), png("b.png"), png("f0.png"), png("f1.png"), png("f2.png"), png("step-00012000.png")]
+        );
         let left: Vec<&str> = left_out.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(left, ["c.png", "d.png", "f3.png"]);
         assert!(left_out[1].1.contains("6 MiB") && left_out[2].1.contains("all pictures"), "{left_out:?}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::config::{Config, config_hash};
-use common::journal::Event;
+use common::journal::{Event, Revisions};
 
 use super::facts::Checkpoints;
 use crate::commands::words::{counted, names};
@@ -32,10 +32,9 @@ pub(super) fn provenance(
     let devices = seen.devices.iter().map(|(device, ranks)| format!("{device} ({})", counted(ranks.len(), "worker")));
     let devices: Vec<String> = devices.collect();
     vec![
-        (
-            "program",
-            or_unknown(Some(all(&seen.versions)).filter(|text| !text.is_empty()).map(|text| format!("orchestrator {text}"))),
-        ),
+        ("orchestrator", or_unknown(Some(all(&seen.orchestrators)))),
+        ("worker", or_unknown(Some(all(&seen.workers)))),
+        ("configuration", if seen.configs.is_empty() { "in no git checkout".into() } else { all(&seen.configs) }),
         ("seed", or_unknown(config.map(|config| config.run.seed.to_string()))),
         ("config hash", or_unknown(config.map(config_hash))),
         ("data set", fingerprint.unwrap_or_else(|| "told by its first checkpoint".into())),
@@ -54,10 +53,19 @@ fn date(time: Time) -> String {
     std::time::UNIX_EPOCH.checked_add(time).map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
+/// `0.1.0, git 0123456789ab`.
+fn at_revision(version: &str, revision: Option<&str>) -> String {
+    format!("{version}, {}", revision.map_or_else(|| "git revision unknown".into(), |revision| format!("git {revision}")))
+}
+
 /// What the journal has seen.
 #[derive(Default)]
 struct Seen {
-    versions: BTreeSet<String>,
+    /// Versions and git revisions.
+    orchestrators: BTreeSet<String>,
+    workers: BTreeSet<String>,
+    /// Git revisions of the checkouts in which configurations lay.
+    configs: BTreeSet<String>,
     hosts: BTreeSet<String>,
     slurm_jobs: BTreeSet<String>,
     /// The ranks that had each kind of device.
@@ -70,9 +78,13 @@ impl Seen {
         let mut seen = Self::default();
         for entry in &observer.entries {
             match &entry.event {
-                Event::Launched { version, slurm_job, host, .. } => {
+                Event::Launched { version, slurm_job, host, revisions, .. } => {
                     seen.launches += 1;
-                    seen.versions.insert(version.clone());
+                    let Revisions { orchestrator, worker, config } = revisions;
+                    seen.orchestrators.insert(at_revision(version, orchestrator.as_deref()));
+                    // Both have the same version.
+                    seen.workers.insert(at_revision(version, worker.as_deref()));
+                    seen.configs.extend(config.as_ref().map(|revision| format!("git {revision}")));
                     seen.slurm_jobs.extend(slurm_job.clone());
                     seen.hosts.extend(Some(host.clone()).filter(|host| !host.is_empty()));
                 }

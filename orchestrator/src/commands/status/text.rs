@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::control::Evaluation;
 use owo_colors::Style;
 
 use super::workers;
@@ -34,6 +35,7 @@ pub(in crate::commands) fn facts(observer: &Observer, view: &View) -> Vec<(&'sta
     let status = observer.status.as_ref();
     let mut facts: Vec<_> = slurm(view, status).map(|text| ("slurm", text)).into_iter().collect();
     facts.extend(status.into_iter().flat_map(|status| progress(status, view)));
+    facts.extend(view.outline.evaluation.as_ref().into_iter().flat_map(evaluation));
     facts.extend(view.checkpoint.map(|(step, when)| {
         let took = status.and_then(|status| status.checkpoint_seconds);
         let took = took.map_or_else(String::new, |took| format!(", took up to {}", brief_seconds(took)));
@@ -147,6 +149,13 @@ fn progress(status: &Status, view: &View) -> Vec<(&'static str, String)> {
         rows.push((if field("loss").is_some() { "loss" } else { "speed" }, figures.join(", ")));
     }
     rows
+}
+
+/// How the model did on held-out images, and what makes its slots look collapsed.
+fn evaluation(evaluation: &Evaluation) -> Vec<(&'static str, String)> {
+    let held_out = ("held out", format!("step {}: {evaluation}", evaluation.step));
+    let collapsed = evaluation.collapse.as_ref().map(|why| ("collapsed", format!("the slots look collapsed: {why}")));
+    std::iter::once(held_out).chain(collapsed).collect()
 }
 
 /// How often gradients were no numbers, if they ever were.

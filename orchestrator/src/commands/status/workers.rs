@@ -60,9 +60,16 @@ fn shares(spent: &Spent) -> Option<String> {
     (total > 0.0 && !words.is_empty()).then(|| words.join(", "))
 }
 
-fn parts(spent: &Spent) -> [(&'static str, f64); 5] {
-    let Spent { starting, data, compute, collective, checkpoint } = *spent;
-    [("starting", starting), ("data", data), ("computing", compute), ("collective", collective), ("checkpoint", checkpoint)]
+fn parts(spent: &Spent) -> [(&'static str, f64); 6] {
+    let Spent { starting, data, compute, collective, checkpoint, evaluate } = *spent;
+    [
+        ("starting", starting),
+        ("data", data),
+        ("computing", compute),
+        ("collective", collective),
+        ("checkpoint", checkpoint),
+        ("evaluation", evaluate),
+    ]
 }
 
 /// Steps, phases and time shares of all.
@@ -77,13 +84,7 @@ fn in_sum(workers: &[WorkerStatus]) -> impl Iterator<Item = String> {
     let mut phases: Vec<(usize, &str)> = phases.into_iter().map(|(name, count)| (count, name)).collect();
     phases.sort_unstable_by(|a, b| b.cmp(a));
     let phases: Vec<String> = phases.iter().map(|(count, name)| format!("{count} {name}")).collect();
-    let sum = workers.iter().fold(Spent::default(), |sum, worker| Spent {
-        starting: sum.starting + worker.recent.starting,
-        data: sum.data + worker.recent.data,
-        compute: sum.compute + worker.recent.compute,
-        collective: sum.collective + worker.recent.collective,
-        checkpoint: sum.checkpoint + worker.recent.checkpoint,
-    });
+    let sum = workers.iter().fold(Spent::default(), |sum, worker| sum + worker.recent);
     let first = steps.into_iter().chain(phases).collect::<Vec<_>>().join(", ");
     [Some(first), shares(&sum).map(|shares| format!("time of all: {shares}"))].into_iter().flatten()
 }

@@ -49,13 +49,7 @@ pub(super) fn hosts(workers: &[WorkerStatus]) -> Vec<Row> {
 }
 
 fn host_row(host: &str, workers: &[&WorkerStatus]) -> Row {
-    let sum = workers.iter().fold(Spent::default(), |sum, worker| Spent {
-        starting: sum.starting + worker.recent.starting,
-        data: sum.data + worker.recent.data,
-        compute: sum.compute + worker.recent.compute,
-        collective: sum.collective + worker.recent.collective,
-        checkpoint: sum.checkpoint + worker.recent.checkpoint,
-    });
+    let sum = workers.iter().fold(Spent::default(), |sum, worker| sum + worker.recent);
     let longest = workers.iter().max_by(|a, b| {
         let rank = |worker: &WorkerStatus| (stands_out(worker), worker.phase_seconds);
         rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
@@ -86,6 +80,6 @@ fn doing(worker: &WorkerStatus) -> String {
 }
 
 fn shares(spent: &Spent) -> Option<[f64; 4]> {
-    let total = spent.starting + spent.data + spent.compute + spent.collective + spent.checkpoint;
+    let total = spent.total();
     (total > 0.0).then(|| [spent.compute, spent.collective, spent.data, spent.checkpoint].map(|seconds| seconds / total))
 }

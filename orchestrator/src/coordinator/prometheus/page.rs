@@ -58,6 +58,11 @@ fn work(page: &mut Page, status: &Status) {
         page.one("lsd_model_flops_utilisation", "Share of the measured rate of matrix products (MFU).", status.utilisation);
         page.gauge("lsd_figure", "Figures of the newest record, as the loss.", figures);
     }
+    if let Some(evaluation) = &status.evaluation {
+        let figures = evaluation.figures.iter().map(|(name, value)| (labels(&[("name", name)]), *value));
+        page.gauge("lsd_evaluation", "Figures of the newest evaluation on held-out images, as fg_ari.", figures);
+        page.count("lsd_evaluation_step", "Steps done before it.", evaluation.step);
+    }
     page.one("lsd_checkpoint_step", "Steps in the newest checkpoint.", status.checkpoint.map(|step| step as f64));
     page.time("lsd_checkpoint_timestamp_seconds", "When it was committed.", status.checkpoint_committed.as_deref());
     page.one("lsd_checkpoint_seconds", "Longest time from the wish to save to the commit.", status.checkpoint_seconds);
@@ -84,6 +89,7 @@ fn workers(page: &mut Page, workers: &[WorkerStatus]) {
             ("compute", spent.compute),
             ("collective", spent.collective),
             ("checkpoint", spent.checkpoint),
+            ("evaluate", spent.evaluate),
         ];
         let total: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
         let share = move |(phase, seconds): (&str, f64)| {

@@ -102,7 +102,7 @@ fn figure(value: &Value) -> String {
 
 fn pictures(facts: &Facts) -> Html {
     if facts.pictures.is_empty() && facts.left_out.is_empty() {
-        return paragraph("None yet: the jobs evaluate and compose draw them.");
+        return paragraph("None yet: the jobs evaluate and compose draw them, and training with train.evaluation.every_steps.");
     }
     let shown = facts.pictures.iter().map(picture).collect::<Html>();
     let left_out = facts.left_out.iter().map(|(name, reason)| Html::element("li", &[], format!("{name}: {reason}")));
@@ -140,6 +140,9 @@ fn caption(name: &str) -> &'static str {
         "probe" => {
             "labels of held-out objects read off their slots: predicted (across) against true (down), as shares of each true class, and \
              predicted (up) against true (across) figures"
+        stem if stem.starts_with("step-") => {
+            "the newest look at held-out scenes while training: the image, its true objects if they are known, those that the slots found, \
+             the picture painted from the slots, and a scene painted from slots of all of these"
         }
         _ => "a picture that this run has drawn",
     }
