@@ -33,7 +33,7 @@ pub enum Job {
 
 impl Job {
     /// Every job, in the order in which an experiment goes through them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Scenes,
         Self::Import,
         Self::Autoencoder,
@@ -72,7 +72,9 @@ impl fmt::Display for Job {
 
 /// A job name that does not exist.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose and edit")]
+#[error(
+    "there is no job `{0}`: the jobs are scenes, import, autoencoder, encode, train, evaluate, probe, concepts, compose and edit"
+)]
 pub struct UnknownJob(String);
 
 impl FromStr for Job {

@@ -121,7 +121,9 @@ pub(crate) fn check(run: &RunDir, config: &Config, job: Job, intent: Intent, pat
         // These write data sets and weights that lie elsewhere and vouch for themselves.
         Job::Scenes | Job::Import | Job::Autoencoder | Job::Encode => {}
         Job::Evaluate | Job::Probe | Job::Concepts | Job::Compose | Job::Edit | Job::Train if holds_run => same_run(run, config)?,
-        Job::Evaluate | Job::Probe | Job::Concepts | Job::Compose | Job::Edit => return Err(FolderError::NoRun { folder: run.path().into() }),
+        Job::Evaluate | Job::Probe | Job::Concepts | Job::Compose | Job::Edit => {
+            return Err(FolderError::NoRun { folder: run.path().into() });
+        }
         Job::Train => nothing_foreign(run)?,
     }
     if job == Job::Train && holds_run && intent == Intent::New {

@@ -3,13 +3,12 @@
 use std::fmt::Display;
 
 use super::error::OutOfRange;
-use super::{compositions, recipes};
 use super::{
     AutoencoderConfig, BackboneConfig, CONVERSION, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, FidConfig,
     ImportConfig, PositionEmbedding, ProbeConfig, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation,
-    TrainConfig,
-    UnetConfig,
+    TrainConfig, UnetConfig,
 };
+use super::{compositions, recipes};
 
 type Checked = Result<(), OutOfRange>;
 

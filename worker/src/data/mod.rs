@@ -15,8 +15,8 @@ mod rows;
 mod transfer;
 
 pub use codec::{CodecError, decode, encode_columns, image_column, label_column};
-pub use held_out::{HeldOutImages, HeldOutSplit};
 use codec::{encode_row, holds};
+pub use held_out::{HeldOutImages, HeldOutSplit};
 pub use images::{Images, to_unit_range};
 pub use labelled::LabelledImages;
 pub use loader::{Batch, Loader, Slice, Supply};

@@ -69,11 +69,6 @@ impl Judge {
         Ok(Some(Self { config, inception, source }))
     }
 
-    /// Scenes to compose.
-    pub(super) fn images(&self) -> u64 {
-        self.config.images
-    }
-
     /// Judges the model of `step` by what all workers paint together: scenes that `compose` makes, and reconstructions. Writes `fid.json`
     /// and returns the table for the terminal; null where this worker is not the leader.
     ///

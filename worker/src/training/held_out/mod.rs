@@ -22,7 +22,7 @@ use super::random::Draws;
 use super::step::TrainingState;
 use crate::collectives::Submitter;
 use crate::data::{Batch, HeldOutImages, HeldOutSplit, Slice};
-use crate::evaluation::{ImageSlots, adjusted_rand_index, attention_entropy, score, shares, similarity};
+use crate::evaluation::{ImageSlots, attention_entropy, score, shares, similarity};
 use crate::inference::{INFERENCE, enlarge, find_slots, segment, to_vec};
 use crate::jobs::JobContext;
 use crate::model::{LatentSlotDiffusion, SlotOutput};
@@ -168,7 +168,7 @@ impl Examiner {
                 shares: shares(predicted, self.slots),
                 similarity: similarity(&to_vec(&found.slots.get(row))?, found.slots.size()[2] as usize),
                 attention_entropy: attention_entropy(&to_vec(&found.attention.get(row))?, self.slots),
-                stability: again.as_ref().map(|again| adjusted_rand_index(predicted, &again[index])),
+                stability: again.as_ref().map(|again| score(&again[index], predicted).ari),
             });
             if let Some(masks) = &part.masks {
                 findings.objects.add(&score(&masks[index], predicted));

@@ -1,20 +1,23 @@
 //! Pictures from slots: the first held-out images painted again, and scenes composed of the slots of all of these.
 
 use super::sheet::Sheet;
-use crate::concepts::k_means;
+use crate::collectives::Solo;
+use crate::concepts::{Clustering, Points};
 use crate::data::HeldOutSplit;
-use crate::inference::{Decoder, enlarge, find_slots, segment, to_vec};
+use crate::inference::{Decoder, enlarge, find_slots, segment};
 use crate::jobs::JobContext;
 use crate::model::{Autoencoder, LatentSlotDiffusion};
 use crate::training::random::Draws;
 use common::config::Config;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// What is known of a pixel once it is painted: its slot, its colour in the image painted again, and that in the composed scene.
 pub(super) const CHANNELS: i64 = 7;
+/// Starts of K-means.
+const STARTS: usize = 4;
 
 /// Paints this worker's pictures.
 pub(super) struct Painter {
@@ -62,7 +65,7 @@ impl Painter {
         let (count, side) = (size[0], size[1]);
         // All workers find all slots: that is little beside the painting, and so all know the same ones.
         let found = find_slots(model, Draws::new(self.seed), &self.images, 0..count as usize, self.device);
-        let composed = self.compose(&to_vec(&found.slots)?, &found.conditioning);
+        let composed = self.compose(&found.slots, &found.conditioning)?;
         let painted = Tensor::zeros([count, side, side, CHANNELS], (Kind::Float, Device::Cpu));
         for start in self.mine.clone().step_by(self.batch) {
             let rows = start..self.mine.end.min(start + self.batch);
@@ -78,14 +81,20 @@ impl Painter {
 
     /// Conditioning [P, K, out] of scenes with one slot [K, D] of each of K concepts among the slots [P, K, D] of all images (paper,
     /// section 3.3).
-    fn compose(&self, slots: &[f32], conditioning: &Tensor) -> Tensor {
+    fn compose(&self, slots: &Tensor, conditioning: &Tensor) -> anyhow::Result<Tensor> {
         let size = conditioning.size();
         let (count, per_image) = (size[0], size[1]);
-        let concepts = k_means(slots, slots.len() / (count * per_image) as usize, per_image as usize, self.seed);
+        let slots = slots.flatten(0, 1).to_device(Device::Cpu);
+        let points = Points { rows: &slots, first: 0, total: slots.size()[0].unsigned_abs(), device: Device::Cpu };
+        let sorting = Clustering { clusters: per_image as usize, restarts: STARTS, batch: 0, seed: self.seed };
+        let nearest = sorting.run(&points, &mut Solo, |_| ())?.nearest;
+        let of_concept = |concept| (0_i64..).zip(&nearest).filter(move |(_, found)| **found == concept).map(|(member, _)| member);
+        let concepts: Vec<Vec<i64>> = (0..per_image as usize).map(|concept| of_concept(concept).collect()).collect();
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        let members: Vec<i64> = (0..count).flat_map(|_| concepts.draw(&mut random)).map(|member| member as i64).collect();
+        let scenes = (0..count).flat_map(|_| &concepts);
+        let members: Vec<i64> = scenes.map(|members| members[random.random_range(0..members.len())]).collect();
         let members = Tensor::from_slice(&members).to_device(conditioning.device());
-        conditioning.flatten(0, 1).index_select(0, &members).view([count, per_image, -1])
+        Ok(conditioning.flatten(0, 1).index_select(0, &members).view([count, per_image, -1]))
     }
 
     /// The sheet of what all workers have painted; on rank 0, for whoever draws it.

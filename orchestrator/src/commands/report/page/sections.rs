@@ -140,6 +140,7 @@ fn caption(name: &str) -> &'static str {
         "probe" => {
             "labels of held-out objects read off their slots: predicted (across) against true (down), as shares of each true class, and \
              predicted (up) against true (across) figures"
+        }
         stem if stem.starts_with("step-") => {
             "the newest look at held-out scenes while training: the image, its true objects if they are known, those that the slots found, \
              the picture painted from the slots, and a scene painted from slots of all of these"
