@@ -152,7 +152,10 @@ mod tests {
             ("{ concepts = [1, 1, 2, 3] }", "compose.scene[0] = 4 slots is out of range: from 1 to 3 of concepts and slots"),
             ("{ concepts = [] }", "compose.scene[0] = 0 slots is out of range"),
             ("{ slots = [{ image = 1, slot = 4 }] }", "compose.scene[0].slots: slot = 4 is out of range: from 1 to 3"),
-            ("{ slots = [{ image = 9, slot = 1 }] }", "compose.scene[0].slots: image = 9 is out of range: less than 9, the images in"),
+            (
+                "{ slots = [{ image = 9, slot = 1 }] }",
+                "compose.scene[0].slots: image = 9 is out of range: less than 9, the images in",
+            ),
             ("{ name = '../x' }", "compose.scene[0].name = \"../x\" is out of range: a file name"),
             ("{ name = 'x' }, { name = 'x' }", "compose.scene[1].name = \"x\" is out of range: a name that no other scene has"),
             ("{ concept = [1] }", "compose.scene[0]"),

@@ -259,15 +259,7 @@ pub struct EvaluateConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self {
-            samples: 0,
-            batch: 20,
-            ema: true,
-            sampler: Sampler::Ddim,
-            sampling_steps: 25,
-            guidance: 1.0,
-            pictures: 8,
-        }
+        Self { samples: 0, batch: 20, ema: true, sampler: Sampler::Ddim, sampling_steps: 25, guidance: 1.0, pictures: 8 }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fmt::Display;
 
 use super::error::OutOfRange;
-use super::{compositions, recipes};
 use super::{
     AutoencoderConfig, BackboneConfig, ClusterConfig, CollectiveKind, Config, DataConfig, DiffusionConfig, ImportConfig,
     PositionEmbedding, RunConfig, Sampler, ScenesConfig, SlotAttentionStart, SlotInitialisation, TrainConfig, UnetConfig,
 };
+use super::{compositions, recipes};
 
 type Checked = Result<(), OutOfRange>;
 

@@ -160,12 +160,7 @@ impl Clustering {
 }
 
 /// Alternates between giving points to the nearest centre and moving centres to the mean of their points, until nothing changes.
-fn lloyd(
-    points: &Points<'_>,
-    own: &[u64],
-    centres: Tensor,
-    collective: &mut dyn Collective,
-) -> Result<Clusters, ConceptsError> {
+fn lloyd(points: &Points<'_>, own: &[u64], centres: Tensor, collective: &mut dyn Collective) -> Result<Clusters, ConceptsError> {
     let mut inertias = Vec::new();
     let mut round = Round::assign(points, own, &centres, collective)?;
     round.fill_empty(points, own, collective)?;

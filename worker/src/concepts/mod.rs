@@ -4,10 +4,10 @@
 mod editing;
 mod election;
 mod k_means;
-mod library;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod k_means_tests;
+mod library;
 mod rows;
 mod seeding;
 mod writing;

@@ -129,9 +129,7 @@ impl Painter {
     /// timestep `t`.
     fn paint(&self, model: &LatentSlotDiffusion, conditioning: &Tensor, start: &Tensor, fresh: impl Fn(usize) -> Tensor) -> Tensor {
         let guidance = Guidance::new(self.config.guidance, conditioning);
-        let predict = |z_t: &Tensor, t: usize| {
-            guidance.predict(z_t, |z_t, conditioning| model.unet.denoise(z_t, t, conditioning))
-        };
+        let predict = |z_t: &Tensor, t: usize| guidance.predict(z_t, |z_t, conditioning| model.unet.denoise(z_t, t, conditioning));
         let steps = self.config.sampling_steps;
         without_gradients(|| {
             let z = match self.config.sampler {

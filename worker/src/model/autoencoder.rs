@@ -48,7 +48,8 @@ impl Autoencoder {
 
     /// The same networks for another thread, which share the memory of the weights. `config` is that of these networks.
     pub fn twin(&self, config: &AutoencoderConfig, device: Device) -> Self {
-        let twin = Self { scaling_factor: self.scaling_factor, digest: self.digest.clone(), ..Self::new(config, Initial::Unset, device) };
+        let twin =
+            Self { scaling_factor: self.scaling_factor, digest: self.digest.clone(), ..Self::new(config, Initial::Unset, device) };
         twin.module.share(&self.module);
         twin
     }
