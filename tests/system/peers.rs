@@ -162,3 +162,40 @@ fn python_reads_what_is_exported_of_a_data_set() {
         assert!(said.contains(line), "{line}:\n{said}");
     }
 }
+
+/// Opens a library of slots in Python, and checks it against what is said of it.
+const READS_LIBRARY: &str = "
+import json, pathlib, sys
+from safetensors.torch import load_file
+folder = pathlib.Path(sys.argv[1])
+library, info = load_file(folder / 'library.safetensors'), json.loads((folder / 'library.json').read_text())
+slots, concept = library['slots'], library['concept']
+assert slots.shape == (info['slots'], 16) and library['conditioning'].shape == slots.shape, slots.shape
+assert concept.bincount(minlength=4).tolist() == info['sizes']
+assert (library['image'] * 4 + library['slot']).tolist() == list(range(info['slots']))
+distance = (slots - library['centres'][concept]).square().sum(1)
+assert distance.allclose(library['distance'], atol=1e-5), (distance - library['distance']).abs().max()
+assert abs(distance.double().sum() / info['inertia'] - 1) < 1e-4
+for number in range(4):
+    assert slots[concept == number].mean(0).allclose(library['centres'][number], atol=1e-4), number
+";
+
+#[test]
+fn python_opens_the_library_of_slots() {
+    let Some(python) = python("python_opens_the_library_of_slots") else { return };
+    let lab = Lab::prepared();
+    lab.launch(&["--set", "train.steps=8"]).expect_success();
+    lab.launch(&["--set", "train.steps=8", "--job", "concepts"]).expect_success();
+    let output = Command::new(&python).args(["-c", READS_LIBRARY]).arg(lab.run().concepts()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn pictures_are_those_that_diffusers_samples() {
+    let Some(python) = python("pictures_are_those_that_diffusers_samples") else { return };
+    for options in [&[][..], &["--set", "model.unet.position_embedding=\"cartesian\""]] {
+        let few = ["--images", "5", "--steps", "4", "--turns", "1"];
+        let (equal, said) = compare(&python, "sampling.py", &[&few, options].concat());
+        assert!(equal, "{said}");
+    }
+}

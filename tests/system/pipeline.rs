@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::snapshot::snapshot;
 
-const JOBS: [&str; 8] = ["scenes", "autoencoder", "encode", "train", "evaluate", "probe", "compose", "edit"];
+const JOBS: [&str; 9] = ["scenes", "autoencoder", "encode", "train", "evaluate", "probe", "concepts", "compose", "edit"];
 
 #[test]
-fn eight_launches_lead_from_nothing_to_scores_and_pictures() {
+fn nine_launches_lead_from_nothing_to_scores_and_pictures() {
     let lab = Lab::empty();
     for job in JOBS {
         lab.launch(&["--job", job]).expect_success();
@@ -21,9 +21,10 @@ fn eight_launches_lead_from_nothing_to_scores_and_pictures() {
     scores_are_between_bounds(&fs::read_to_string(run.evaluation()).unwrap());
     labels_are_read_off_slots(&lab);
     images_are_edited(&lab);
+    scenes_are_composed(&lab);
     let mut pictures = snapshot(&run.pictures());
     pictures.retain(|_, file| file.is_some());
-    assert!(pictures.len() >= 6, "grids of evaluate, probe, compose and edit, and an edited image: {:?}", pictures.keys());
+    assert!(pictures.len() >= 9, "grids of evaluate, probe, concepts, compose and edit, and single images: {:?}", pictures.keys());
     for name in pictures.keys() {
         assert!(fs::read(run.pictures().join(name)).unwrap().starts_with(b"\x89PNG\r\n\x1a\n"), "{name}");
     }
@@ -61,6 +62,23 @@ fn images_are_edited(lab: &Lab) {
     lab.launch(&["--job", "edit", "--set", &remove(5)]).expect_refusal(&["edit.recipe[0].remove = 5", "from 1 to 4"]);
     let absent = "edit.recipe=[{ file = \"absent.png\", remove = [1] }]";
     lab.launch(&["--job", "edit", "--set", absent]).expect_refusal(&["edit.recipe[0]", "absent.png"]);
+}
+
+/// The library was made by its own job and stayed as it was; scenes come by choice, and what cannot be composed is refused before anything
+/// starts.
+fn scenes_are_composed(lab: &Lab) {
+    let read = |path: &Path| -> Value { serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap() };
+    let (library, before) = (lab.run().concepts().join("library.json"), newest_change(&lab.run().concepts()));
+    assert_eq!(read(&library)["sizes"].as_array().unwrap().len(), 4);
+    let composed = read(&lab.run().compositions());
+    assert_eq!(composed["scenes"][1]["slots"].as_array().unwrap().len(), 4, "{composed}");
+    let compose = |scene: &str| lab.launch(&["--job", "compose", "--set", &format!("compose.scene=[{{ {scene} }}]")]);
+    compose("name = \"mine\", concepts = [1, 1], slots = [{ image = 7, slot = 2 }]").expect_success();
+    assert!(lab.run().pictures().join("composed/mine.png").is_file());
+    assert_eq!(newest_change(&lab.run().concepts()), before, "the library was made twice");
+    compose("concepts = [5]").expect_refusal(&["compose.scene[0].concepts = 5", "from 1 to 4"]);
+    compose("concepts = [1, 1, 1, 1, 1]").expect_refusal(&["compose.scene[0] = 5 slots", "from 1 to 4"]);
+    compose("slots = [{ image = 8, slot = 1 }]").expect_refusal(&["compose.scene[0].slots: image = 8", "less than 8"]);
 }
 
 /// Trained and untrained model on the same scenes, every score a share of 1 (the adjusted Rand index may be a little below 0).

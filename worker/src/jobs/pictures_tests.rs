@@ -15,7 +15,7 @@ use tch::Device;
 use tokio::runtime::Runtime;
 
 /// An experiment that needs no encoding: evaluation reads images and masks, which lie with the scenes.
-pub(super) fn config(folder: &Path) -> Config {
+fn config(folder: &Path) -> Config {
     let place = |key: &str, name: &str| format!("{key}=\"{}\"", folder.join(name).display());
     let overrides = [
         place("data.images", "images"),
@@ -44,6 +44,16 @@ pub(super) fn config(folder: &Path) -> Config {
         "concepts.images=11".into(),
     ];
     load::from_str(include_str!("../../../configs/quickstart.toml"), "quickstart.toml", &overrides).unwrap()
+}
+
+/// Scenes, an autoencoder and checkpoints of the initial weights for one and two workers.
+pub(super) fn lab(folder: &Path, runtime: &Runtime) -> Config {
+    let config = config(folder);
+    run(scenes::run, &config, folder, 1, runtime).unwrap();
+    let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
+    autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
+    save_initial_weights(&config, folder, runtime);
+    config
 }
 
 /// Runs a job on `world` threads in a run folder of its own; the summary of rank 0.
@@ -84,7 +94,7 @@ fn any_number_of_workers_draws_the_same_scenes_once() {
 }
 
 /// A checkpoint of the initial weights in the run folders of one and of two workers.
-pub(super) fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
+fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
     for world in [1, 2] {
         let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
         let state = TrainingState::new(model, config).unwrap();

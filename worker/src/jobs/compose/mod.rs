@@ -4,6 +4,9 @@
 //! depends on the number of workers.
 
 mod composer;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use super::concepts::library;
 use super::fid::Judge;

@@ -3,8 +3,8 @@
 use super::run as edit;
 use crate::data::LabelledImages;
 use crate::inference::{Decoder, find_slots};
-use crate::jobs::pictures_tests::{config, run, run_dir, save_initial_weights};
-use crate::jobs::{failure_kind, one_line, scenes};
+use crate::jobs::pictures_tests::{lab, run, run_dir};
+use crate::jobs::{failure_kind, one_line};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
 use crate::training::random::Draws;
 use common::config::{Config, EditConfig};
@@ -15,16 +15,6 @@ use std::fs;
 use std::path::Path;
 use tch::{Device, Tensor};
 use tokio::runtime::Runtime;
-
-/// Scenes, an autoencoder and checkpoints of the initial weights for one and two workers.
-fn lab(folder: &Path, runtime: &Runtime) -> Config {
-    let config = config(folder);
-    run(scenes::run, &config, folder, 1, runtime).unwrap();
-    let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
-    autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
-    save_initial_weights(&config, folder, runtime);
-    config
-}
 
 fn with_recipes(config: &Config, recipes: &str) -> Config {
     let edit: EditConfig = toml::from_str(&format!("recipe = [{recipes}]")).unwrap();
