@@ -136,7 +136,7 @@ pub enum Wire {
 /// `[train.evaluation]`: held-out images, looked at while training by all workers, each of which takes its share. It changes no step.
 ///
 /// An evaluation costs about a forward pass of each of the `samples`, and 2 `sampling_steps` passes of the UNet for each of the
-/// `pictures`: with the defaults as much arithmetic as one or two steps of the published experiment.
+/// `pictures`: with the defaults as much arithmetic as one step of the published experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainEvaluationConfig {

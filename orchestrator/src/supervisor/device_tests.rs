@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use common::control::{Checkup, Connection, FromWorker, Phase, ProcessEnd, Pulse, Setback, SetbackKind, Spent, ToWorker};
+use common::control::{
+    Checkup, Connection, Evaluation, FromWorker, Phase, ProcessEnd, Pulse, Setback, SetbackKind, Spent, ToWorker,
+};
 use common::journal;
 
 use super::tests::{Story, WORLD, ended, options, pulse};
@@ -126,4 +128,31 @@ fn training_that_goes_back_is_neither_a_failure_nor_a_hang() {
     }
     let told = story.events().into_iter().filter(|event| matches!(event, journal::Event::Setback(_))).count();
     assert_eq!((told, story.supervisor.setbacks().skipped, story.supervisor.setbacks().back), (2, 1, 1), "rank 0 speaks for all");
+}
+
+#[test]
+fn an_evaluation_is_no_hang_and_collapsed_slots_are_told_once_until_they_are_not() {
+    let mut story = Story::guarded(options());
+    let looking = |step| FromWorker::Heartbeat(Pulse { step, phase: Phase::Evaluate, phase_seconds: 9.0, spent: Spent::default() });
+    for step in 2..=100 {
+        story.now += Duration::from_secs(1);
+        (0..WORLD).for_each(|rank| drop(story.say(rank, pulse(step))));
+        story.feed(Event::Tick);
+    }
+    for _ in 0..300 {
+        story.now += Duration::from_secs(1);
+        (0..WORLD).for_each(|rank| drop(story.say(rank, looking(100))));
+        assert_eq!(story.feed(Event::Tick), []);
+    }
+    for (step, collapse) in [(10, None), (20, Some("one slot")), (30, Some("one slot")), (40, None), (50, Some("all alike"))] {
+        let evaluation = Evaluation { step, figures: [].into(), collapse: collapse.map(str::to_owned) };
+        (0..WORLD).for_each(|rank| drop(story.say(rank, FromWorker::Evaluated(evaluation.clone()))));
+    }
+    let told: Vec<u64> = story
+        .events()
+        .into_iter()
+        .filter_map(|event| if let journal::Event::SlotsCollapsed { step } = event { Some(step) } else { None })
+        .collect();
+    let evaluated = story.events().into_iter().filter(|event| matches!(event, journal::Event::Evaluated(_))).count();
+    assert_eq!((evaluated, told), (5, vec![20, 50]), "rank 0 speaks for all");
 }
