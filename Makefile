@@ -64,8 +64,8 @@ demo: build ## From nothing to a trained model, its scores and pictures; goes on
 	else
 	    launch train --config $(DEMO)
 	fi
-	launch compose --resume $(RUN)
-	launch evaluate --resume $(RUN)
+	for job in evaluate probe concepts compose edit; do launch $$job --resume $(RUN); done
+	$(BINARIES)/orchestrator report $(RUN)
 	printf '\nPictures:\n'
 	printf '  %s\n' $(RUN)/pictures/*.png
 	printf 'Everything after the build took %d min %d s\n' $$((SECONDS / 60)) $$((SECONDS % 60))

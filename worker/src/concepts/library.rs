@@ -104,8 +104,8 @@ pub struct Member {
 pub struct Library {
     /// What is said of it.
     pub info: LibraryInfo,
-    /// The concept of each slot.
-    concepts: Vec<i64>,
+    /// Numbers of the members of each concept, in order.
+    members: Vec<Vec<u64>>,
     /// Squared distances from the centres.
     distances: Vec<f32>,
     conditioning: RowFile,
@@ -150,7 +150,12 @@ impl Library {
             read.map_err(|_| wrong("it is shorter than its header says"))?;
             Ok(bytes)
         };
-        let concepts = read("concept")?.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        let mut members = vec![Vec::new(); info.made_from.concepts];
+        for (index, bytes) in (0..).zip(read("concept")?.as_chunks().0) {
+            let concept = usize::try_from(i64::from_le_bytes(*bytes)).ok();
+            let there = concept.and_then(|concept| members.get_mut(concept));
+            there.ok_or_else(|| wrong("it has slots of concepts that do not exist"))?.push(index);
+        }
         let distances = read("distance")?.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let conditioning = place("conditioning")?;
         let whole = file.metadata().map_err(|source| ConceptsError::io(path, source))?.len();
@@ -159,7 +164,7 @@ impl Library {
         }
         let width = conditioning.shape.get(1).copied().unwrap_or_default();
         let conditioning = RowFile::open(path, start + conditioning.data_offsets.0 as u64, width, info.slots)?;
-        Ok(Self { info, concepts, distances, conditioning })
+        Ok(Self { info, members, distances, conditioning })
     }
 
     /// The slot with this number.
@@ -170,7 +175,7 @@ impl Library {
 
     /// The members of a concept, nearest to its centre first.
     pub fn members(&self, concept: usize) -> Vec<Member> {
-        let mut indices = self.indices(concept);
+        let mut indices = self.indices(concept).to_vec();
         indices.sort_by(|&a, &b| self.distances[a as usize].total_cmp(&self.distances[b as usize]));
         indices.into_iter().map(|index| self.member(index)).collect()
     }
@@ -190,9 +195,8 @@ impl Library {
     }
 
     /// Numbers of the members of a concept, in order.
-    fn indices(&self, concept: usize) -> Vec<u64> {
-        let here = |(_, found): &(usize, &i64)| **found == concept as i64;
-        self.concepts.iter().enumerate().filter(here).map(|(index, _)| index as u64).collect()
+    fn indices(&self, concept: usize) -> &[u64] {
+        self.members.get(concept).map_or(&[], Vec::as_slice)
     }
 }
 
