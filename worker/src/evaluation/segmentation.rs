@@ -134,9 +134,12 @@ pub fn score(truth: &[u8], predicted: &[u8]) -> ImageFigures {
 
 /// Sums over images, which add up over workers.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sums([f64; 8]);
+pub struct Sums([f64; Self::COUNT]);
 
 impl Sums {
+    /// How many numbers they are.
+    pub const COUNT: usize = 8;
+
     /// Adds one image; one without objects counts nowhere.
     pub fn add(&mut self, image: &ImageFigures) {
         let Some(foreground) = image.foreground_ari else { return };

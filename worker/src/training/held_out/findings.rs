@@ -3,9 +3,8 @@
 use crate::evaluation::{SlotSums, Sums};
 use std::collections::BTreeMap;
 
-/// Numbers of the loss, and of the objects.
+/// Numbers of the loss.
 const LOSS: usize = 2;
-const OBJECTS: usize = 7;
 
 /// Sums over images.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +37,7 @@ impl Findings {
     /// Sums from the numbers of [`Self::numbers`].
     pub(super) fn from_numbers(numbers: &[f64]) -> Self {
         let (loss, rest) = numbers.split_at(LOSS.min(numbers.len()));
-        let (objects, slots) = rest.split_at(OBJECTS.min(rest.len()));
+        let (objects, slots) = rest.split_at(Sums::COUNT.min(rest.len()));
         let loss = [0, 1].map(|index| loss.get(index).copied().unwrap_or_default());
         Self { loss, objects: Sums::from_slice(objects), slots: SlotSums::from_slice(slots) }
     }
@@ -47,7 +46,7 @@ impl Findings {
     pub(super) fn figures(&self) -> BTreeMap<String, f64> {
         let [loss, images] = self.loss;
         let objects = self.objects.figures();
-        let found = [("fg_ari", objects.fg_ari), ("miou", objects.miou), ("mbo", objects.mbo)];
+        let found = [("fg_ari", objects.fg_ari), ("ari", objects.ari), ("miou", objects.miou), ("mbo", objects.mbo)];
         let found = found.into_iter().filter(|_| objects.images > 0);
         let slots = self.slots.figures();
         let all = [("loss", loss / images)].into_iter().chain(found).chain(slots.iter().flat_map(|slots| slots.named()));
