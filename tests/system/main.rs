@@ -22,6 +22,7 @@ mod pipeline;
 mod power_cut;
 mod precision;
 mod processes;
+mod quickstart;
 mod records;
 mod refusals;
 mod rehearsal;

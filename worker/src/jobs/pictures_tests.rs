@@ -15,7 +15,7 @@ use tch::Device;
 use tokio::runtime::Runtime;
 
 /// An experiment that needs no encoding: evaluation reads images and masks, which lie with the scenes.
-fn config(folder: &Path) -> Config {
+pub(super) fn config(folder: &Path) -> Config {
     let place = |key: &str, name: &str| format!("{key}=\"{}\"", folder.join(name).display());
     let overrides = [
         place("data.images", "images"),
@@ -94,7 +94,7 @@ fn any_number_of_workers_draws_the_same_scenes_once() {
 }
 
 /// A checkpoint of the initial weights in the run folders of one and of two workers.
-fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
+pub(super) fn save_initial_weights(config: &Config, folder: &Path, runtime: &Runtime) {
     for world in [1, 2] {
         let model = LatentSlotDiffusion::new(&config.model, Sizes::of(config), Initial::Seed(config.run.seed), Device::Cpu);
         let state = TrainingState::new(model, config).unwrap();

@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn findings_travel_as_numbers_and_what_nobody_knows_has_no_figure() {
         let mut findings = Findings::new(2);
-        assert_eq!(findings.objects.as_slice().len(), OBJECTS);
+        assert_eq!(findings.objects.as_slice().len(), Sums::COUNT);
         assert_eq!((findings.figures().len(), findings.collapse()), (0, None));
         findings.add_loss(0.5, 3);
         findings.add_loss(1.0, 1);
