@@ -86,21 +86,15 @@ fn objects_are_found(figures: &Value) {
     assert!(number(figures, "/trained/mbo") > 1.4 * number(figures, "/position_only/mbo"), "{figures}");
 }
 
-/// Better than from the slots of the untrained networks, and than by a guess.
+/// Better than off the slots of the untrained networks, and than by a guess. (Which way an object is turned nobody can tell of a sphere.)
 fn labels_are_read(figures: &Value) {
     println!("{figures:#}");
     let labels = figures["labels"].as_array().unwrap();
-    let (mut categories, mut better) = (0, 0);
-    for label in labels {
-        let figure = if label["classes"].is_null() { "r2" } else { "accuracy" };
-        let [trained, untrained, constant] = ["trained", "untrained", "constant"].map(|model| &label[model][figure]);
-        categories += u32::from(figure == "accuracy");
-        let trained = trained.as_f64().unwrap();
-        assert!(trained > constant.as_f64().unwrap_or_default(), "{label}");
-        better += usize::from(untrained.as_f64().is_none_or(|untrained| trained > untrained));
+    for (name, figure) in [("colour", "accuracy"), ("size", "accuracy"), ("position", "r2")] {
+        let label = labels.iter().find(|label| label["name"] == name).unwrap_or_else(|| panic!("no {name} in {figures}"));
+        let [trained, untrained, constant] = ["trained", "untrained", "constant"].map(|model| number(label, &format!("/{model}/{figure}")));
+        assert!(trained > untrained && trained > constant, "{label}");
     }
-    assert!(categories > 0 && (categories as usize) < labels.len(), "both kinds: {figures}");
-    assert!(2 * better > labels.len(), "most labels are read better than off untrained slots: {figures}");
 }
 
 /// Held-out images were looked at, and the last look saw more than the first.
