@@ -40,7 +40,11 @@ setup: packages .venv/installed ## System packages and .venv with libtorch, wher
 	npm install --silent --no-audit --no-fund --prefix .venv/azurite azurite@3.37.0
 	touch $@
 
-servers: setup .venv/azurite
+# A second server that speaks S3, by other people.
+.venv/s3s: | .venv/installed
+	cargo install --quiet --locked --version 0.14.1 --features binary --root .venv/s3s s3s-fs
+
+servers: setup .venv/azurite .venv/s3s
 
 peers: setup .venv/peers ## The Python packages that tests and benchmarks compare with
 

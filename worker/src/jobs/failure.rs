@@ -7,6 +7,7 @@ use crate::data::datasets::ImportError;
 use crate::model::weights::WeightsError;
 use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
+use common::checkpoint::CheckpointError;
 use common::control::FailureKind;
 use common::shards::{NoLabels, ShardError};
 use common::storage::StorageError;
@@ -68,9 +69,16 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<ImportError>().is_some_and(ImportError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
-        || matches!(cause.downcast_ref(), Some(ShardError::Storage(error)) if error.is_refusal())
-        || cause.downcast_ref().is_some_and(StorageError::is_refusal)
+        || storage_error(cause).is_some_and(StorageError::is_refusal)
         || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))
+}
+
+/// What a store has said, where it is told by others.
+fn storage_error<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e StorageError> {
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(ShardError::Storage(error)), _) | (_, Some(CheckpointError::Storage(error))) => Some(error),
+        _ => cause.downcast_ref(),
+    }
 }
 
 /// Whether a message of libtorch or of the system says that there is no memory left.
