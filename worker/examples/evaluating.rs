@@ -1,5 +1,6 @@
 //! Our side of `tests/peers/evaluating.py`: reads masks of instances and what slots attend to from a folder, judges all images as the
-//! `evaluate` job does, several times, on one thread, and prints the seconds of each time and the figures of every image.
+//! `evaluate` job does, several times, on one thread, and prints the seconds of each time, by the clock and of the
+//! processor, and the figures of every image.
 //!
 //! Usage: `evaluating FOLDER BATCH ROUNDS`; `inputs.safetensors` there holds `masks` u8 [N, S, S], and `attention` f32 [N, K, h, w] or
 //! `predicted` u8 [N, S, S]
@@ -23,9 +24,10 @@ fn main() -> Result<()> {
     let masks = inputs.get("masks").context("inputs.safetensors has no masks")?;
     let (count, side) = (masks.size()[0], masks.size()[2] as usize);
 
-    let (mut seconds, mut images, mut sums) = (Vec::new(), Vec::new(), Sums::default());
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
+    let (mut images, mut sums) = (Vec::new(), Sums::default());
     for _ in 0..rounds {
-        let start = Instant::now();
+        let (start, busy) = (Instant::now(), processor_seconds()?);
         (images, sums) = (Vec::new(), Sums::default());
         for first in (0..count).step_by(batch) {
             let of_batch = |tensor: &Tensor| tensor.narrow(0, first, (batch as i64).min(count - first));
@@ -38,11 +40,18 @@ fn main() -> Result<()> {
             }
         }
         images.iter().for_each(|image| sums.add(image));
-        seconds.push(start.elapsed().as_secs_f64());
+        wall.push(start.elapsed().as_secs_f64());
+        cpu.push(processor_seconds()? - busy);
     }
     let images: Vec<Value> = images.iter().map(figures).collect();
-    println!("{}", json!({"seconds": seconds, "images": images, "figures": sums.figures()}));
+    println!("{}", json!({"wall": wall, "cpu": cpu, "images": images, "figures": sums.figures()}));
     Ok(())
+}
+
+/// What this thread, which does all the work, has had of a processor.
+fn processor_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(text.split_whitespace().next().context("schedstat is empty")?.parse::<f64>()? / 1e9)
 }
 
 /// Label maps u8 [B, S, S], one by one.

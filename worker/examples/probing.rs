@@ -30,7 +30,9 @@ fn main() -> Result<()> {
     let mut outputs = weights("before");
     probe.train(slots, &targets, &recipe, |_, _| {})?;
     outputs.extend(weights("after"));
-    outputs.extend(targets.iter().zip(probe.predict(slots)).map(|(target, said)| (format!("said/{}", target.name), said)));
+    outputs.extend(
+        targets.iter().zip(probe.predict(slots)).map(|(target, said)| (format!("said/{}", target.name), said.contiguous())),
+    );
     Tensor::write_safetensors(&outputs, folder.join("outputs.safetensors"))?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::training::random::Draws;
 use anyhow::{Context, Result, bail};
 use common::config::ProbeConfig;
 use common::run_dir::replace_file;
-use common::shards::ObjectLabel;
+use common::shards::{LabelKind, ObjectLabel};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -39,7 +39,7 @@ pub(super) fn run(context: &mut JobContext) -> Result<Value> {
     let tables = tables.collect::<Result<Vec<_>>>()?;
     let trained = trained.probe(context, &tables, images, "trained")?;
     let untrained = untrained.probe(context, &tables, images, "untrained")?;
-    report(context, step, images, &[trained, untrained])
+    report(context, step, images, &tables, &[trained, untrained])
 }
 
 /// Finds slots and matches them to objects.
@@ -182,7 +182,13 @@ fn headline(reading: &Reading) -> f64 {
 }
 
 /// Writes `probe.json` and the picture; the summary of the job.
-fn report(context: &JobContext, step: u64, images: u64, [trained, untrained]: &[Probed; 2]) -> Result<Value> {
+fn report(
+    context: &JobContext,
+    step: u64,
+    images: u64,
+    tables: &[(Tensor, ObjectLabel)],
+    [trained, untrained]: &[Probed; 2],
+) -> Result<Value> {
     let charts = [trained, untrained].map(|probed| probed.labels.iter().map(|label| label.chart.clone()).collect());
     let titles: Vec<String> = trained.labels.iter().map(|label| label.name.clone()).collect();
     let picture = figure::save(&context.run, "probe.png", &grid(&titles, &charts))?;
@@ -191,6 +197,7 @@ fn report(context: &JobContext, step: u64, images: u64, [trained, untrained]: &[
         json!({
             "name": label.name,
             "classes": label.classes,
+            "names": class_names(tables, &label.name),
             "trained": label.reading,
             "untrained": other(&label.name),
             "constant": label.guess,
@@ -210,6 +217,14 @@ fn report(context: &JobContext, step: u64, images: u64, [trained, untrained]: &[
     let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
     replace_file(&file, text.as_bytes(), 0o644).with_context(|| file.display().to_string())?;
     Ok(json!({"step": step, "report": file.display().to_string(), "picture": picture, "probes": table(trained, other)}))
+}
+
+/// The names of a label's classes, where they are known.
+fn class_names<'a>(tables: &'a [(Tensor, ObjectLabel)], label: &str) -> Option<&'a [String]> {
+    match &tables.iter().find(|(_, table)| table.name == label)?.1.kind {
+        LabelKind::Category(names) if !names.is_empty() => Some(names),
+        _ => None,
+    }
 }
 
 /// The figures as a table for the terminal.

@@ -37,10 +37,11 @@ impl Target {
     /// A label with its rows f32 [N, width].
     pub fn new(label: &ObjectLabel, rows: &Tensor) -> Self {
         let answer = match &label.kind {
-            LabelKind::Category(names) => {
+            LabelKind::Category(_) => {
                 let codes = rows.select(1, 0).to_kind(Kind::Int64).clamp_min(-1);
-                let largest = if codes.numel() == 0 { -1 } else { codes.max().int64_value(&[]) };
-                Answer::Category { classes: (names.len() as i64).max(largest + 1), codes }
+                // Up to the last one that occurs, as in the official code.
+                let classes = if codes.numel() == 0 { 0 } else { codes.max().int64_value(&[]) + 1 };
+                Answer::Category { codes, classes }
             }
             LabelKind::Figures => scaled(rows),
         };
