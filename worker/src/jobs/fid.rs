@@ -108,7 +108,6 @@ impl Judge {
             rows.push(self.compare(name, moments, kept, context.config.run.seed));
             context.reporter.progress(rows.len() as u64, 3, "distances", &[]);
         }
-        warn_of_few(&rows);
         self.report(context, step, &rows)
     }
 
@@ -198,24 +197,20 @@ impl Side {
     }
 }
 
-/// Below that many images a covariance of features has not even full rank.
-fn warn_of_few(rows: &[Figures]) {
-    let fewest = rows.iter().flat_map(|row| row.images).min().unwrap_or_default();
-    if fewest <= FEATURES as u64 {
-        tracing::warn!(
-            "FID of {fewest} images is far above that of many: compare it with figures of as many images alone, and rather KID; \
-             more than {FEATURES} images give covariances of full rank, published figures are of 10,000 and more"
-        );
-    }
-}
-
-/// The figures as a table for the terminal.
+/// The figures as a table for the terminal, with a warning under it where there are so few images that a covariance has not full rank.
 fn table(rows: &[Figures]) -> String {
     let mut lines = vec![format!("{:<16}{:>9}{:>9}{:>12}{:>12}{:>10}", "", "images", "beside", "FID", "KID x 1000", "+-")];
     for Figures { name, images, fid, kid, kid_std } in rows {
         let deviation = kid_std.map_or("-".to_owned(), |deviation| format!("{:.3}", 1e3 * deviation));
         let [left, right] = images;
         lines.push(format!("{name:<16}{left:>9}{right:>9}{fid:>12.3}{:>12.3}{deviation:>10}", 1e3 * kid));
+    }
+    let fewest = rows.iter().flat_map(|row| row.images).min().unwrap_or_default();
+    if fewest <= FEATURES as u64 {
+        lines.push(format!(
+            "FID of {fewest} images is far above that of many: compare it with figures of as many alone, or go by KID."
+        ));
+        lines.push(format!("More than {FEATURES} give covariances of full rank; published figures are of 10,000 and more."));
     }
     lines.join("\n")
 }
