@@ -92,7 +92,8 @@ fn labels_are_read(figures: &Value) {
     let labels = figures["labels"].as_array().unwrap();
     for (name, figure) in [("colour", "accuracy"), ("size", "accuracy"), ("position", "r2")] {
         let label = labels.iter().find(|label| label["name"] == name).unwrap_or_else(|| panic!("no {name} in {figures}"));
-        let [trained, untrained, constant] = ["trained", "untrained", "constant"].map(|model| number(label, &format!("/{model}/{figure}")));
+        let [trained, untrained, constant] =
+            ["trained", "untrained", "constant"].map(|model| number(label, &format!("/{model}/{figure}")));
         assert!(trained > untrained && trained > constant, "{label}");
     }
 }
