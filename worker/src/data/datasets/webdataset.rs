@@ -213,8 +213,11 @@ impl FileImporter for WebDataset {
     }
 }
 
-/// Sides and elements of an array of bytes; none if the file is no array.
-fn pixels<const SIDES: usize>(bytes: &Bytes, file: &str) -> Result<Option<([usize; SIDES], Vec<u8>)>, ImportError> {
+/// Sides and elements of an array of bytes.
+type Pixels<const SIDES: usize> = ([usize; SIDES], Vec<u8>);
+
+/// The array of bytes in a file; none if the file is no array.
+fn pixels<const SIDES: usize>(bytes: &Bytes, file: &str) -> Result<Option<Pixels<SIDES>>, ImportError> {
     if !Array::is_one(bytes) {
         return Ok(None);
     }
