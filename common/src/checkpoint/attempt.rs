@@ -45,6 +45,8 @@ struct Share {
 
 /// How soon, and then how often, it is looked whether another writer is done.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// How long what other writers write of an attempt that has failed is waited for.
+const LATE_NOTES: Duration = Duration::from_secs(2);
 
 impl Attempt {
     /// Writes a part and returns what the manifest says about it. When this returns, the part survives a power cut. Parts may be
@@ -145,16 +147,27 @@ impl Attempt {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Removes what this attempt has written so far: it will never be a checkpoint, and takes room. Not after a commit that may have
-    /// succeeded. What another writer is still writing stays for [`collect`](super::CheckpointStore::collect).
+    /// Removes what this attempt of `writers` writers has written: it will never be a checkpoint, and takes room. Not after a commit that
+    /// may have succeeded. The others may still be writing, and have room now: for a moment their notes are waited for. What comes even
+    /// later stays for [`collect`](super::CheckpointStore::collect).
     ///
     /// # Errors
     /// The store fails.
-    pub async fn abandon(&self) -> Result<(), CheckpointError> {
-        for entry in self.store.list(&self.place.folder()).await? {
-            self.store.delete(&entry.name).await?;
+    pub async fn abandon(&self, writers: usize) -> Result<(), CheckpointError> {
+        let started = Instant::now();
+        let mut writing: HashSet<String> = (1..writers).map(|writer| self.share(writer)).collect();
+        loop {
+            // A note is the last that its writer writes, but may be found before what came just ahead of it.
+            let last = writing.is_empty() || started.elapsed() > LATE_NOTES;
+            for entry in self.store.list(&self.place.folder()).await? {
+                self.store.delete(&entry.name).await?;
+                writing.remove(&entry.name);
+            }
+            if last {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN[0]).await;
         }
-        Ok(())
     }
 
     fn share(&self, writer: usize) -> String {

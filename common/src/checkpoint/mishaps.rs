@@ -132,7 +132,7 @@ async fn a_writer_that_has_failed_is_not_waited_for() {
     other.write_failure(1, "no space is left".into()).await.unwrap();
     let error = attempt.gather(2, |_| false).await.unwrap_err().to_string();
     assert!(error.contains("writer 1") && error.contains("no space is left"), "{error}");
-    attempt.abandon().await.unwrap();
+    attempt.abandon(1).await.unwrap();
     assert_eq!(store.list("").await.unwrap(), []);
 }
 

@@ -161,7 +161,7 @@ impl Writer {
     async fn withdraw(&self, attempt: &Attempt, files: &Files, error: CheckpointError) -> Failure {
         let (rank, reason) = (self.to.place.0, error.to_string());
         let removed = match rank {
-            0 => attempt.abandon().await,
+            0 => attempt.abandon(self.to.place.1).await,
             _ => attempt.withdraw(files.iter().map(|(name, _)| name.as_str())).await,
         };
         if let Err(error) = removed {
