@@ -4,7 +4,7 @@ use super::pictures_tests::{config, run, run_dir, save};
 use super::{probe, scenes};
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
 use crate::training::step::TrainingState;
-use common::config::{Config, HoldOut};
+use common::config::{Config, HoldOut, ProbeConfig};
 use common::run_dir::RunDir;
 use serde_json::Value;
 use std::fs;
@@ -16,8 +16,7 @@ fn probe_config(folder: &Path) -> Config {
     let mut config = config(folder);
     config.scenes.validation = 30;
     config.evaluate.batch = 4;
-    config.probe.steps = 500;
-    config.probe.learning_rate = 1e-2;
+    config.probe = ProbeConfig { steps: 500, learning_rate: 1e-2, ..ProbeConfig::default() };
     config
 }
 

@@ -78,7 +78,7 @@ mod tests {
         findings.objects.add(&score(&[0, 1, 1, 2], &[0, 1, 1, 0]));
         let there = Findings::from_numbers(&findings.numbers());
         assert_eq!(there, findings);
-        assert_eq!((there.figures()["loss"], names(&there).len()), (0.625, 9));
+        assert_eq!((there.figures()["loss"], names(&there).len()), (0.625, 10));
         assert!(there.collapse().is_some());
         findings.add_loss(f64::NAN, 1);
         assert!(!names(&findings).contains(&"loss".to_owned()));
