@@ -46,7 +46,7 @@ struct Share {
 /// How soon, and then how often, it is looked whether another writer is done.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// How long what other writers write of an attempt that has failed is waited for.
-const LATE_NOTES: Duration = Duration::from_secs(2);
+const LATE_NOTES: Duration = Duration::from_millis(300);
 
 impl Attempt {
     /// Writes a part and returns what the manifest says about it. When this returns, the part survives a power cut. Parts may be
