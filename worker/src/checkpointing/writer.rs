@@ -23,6 +23,10 @@ const SHARES_WITHIN: Duration = Duration::from_secs(1800);
 /// The same with several stores: a worker that one of them is out of reach of may not be able to say so.
 const SHARES_WITHIN_OF_MANY: Duration = Duration::from_secs(300);
 
+/// How often a worker tries to say that it has failed, and how soon again.
+const NOTE_ATTEMPTS: usize = 10;
+const NOTE_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// Parts that are written at the same time: while one waits for the disk, the next ones are digested and copied.
 const PARTS_AT_ONCE: usize = 3;
 
@@ -169,7 +173,7 @@ impl Writer {
         }
         let mut failure = Failure::from(error);
         if rank > 0
-            && let Err(error) = attempt.write_failure(rank, reason).await
+            && let Err(error) = tell_rank_0(attempt, rank, &reason).await
         {
             tracing::warn!("rank 0 could not be told: {error}");
             failure.fatal |= self.to.stores.len() == 1;
@@ -190,6 +194,17 @@ impl Writer {
             tracing::warn!("old checkpoints could not be cleared away: {error}");
         }
     }
+}
+
+/// Leaves rank 0 a note that this worker's share will not come. A disk that is full has room again as soon as rank 0 clears away its own.
+async fn tell_rank_0(attempt: &Attempt, rank: usize, reason: &str) -> Result<(), CheckpointError> {
+    for _ in 1..NOTE_ATTEMPTS {
+        if attempt.write_failure(rank, reason.to_owned()).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(NOTE_AGAIN_AFTER).await;
+    }
+    attempt.write_failure(rank, reason.to_owned()).await
 }
 
 /// The random number of an attempt to save, the same on all workers and never used before.
