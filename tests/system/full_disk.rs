@@ -124,8 +124,7 @@ fn a_disk_that_was_full_for_a_while_costs_a_checkpoint_and_no_restart() {
     launch.wait_until("a failed save", PATIENCE, || {
         fs::read_to_string(&log).unwrap_or_default().contains("was not saved").then_some(())
     });
-    // Also for what a worker has left of the failed save after rank 0 has cleared away.
-    disk.resize(bytes * 9 / 2);
+    disk.resize(bytes * 7 / 2);
     launch.wait(PATIENCE).expect_success();
     assert_eq!(generations(&lab.run()), 1);
     assert_eq!(&weights_in(&disk.folder, STEPS), undisturbed());
