@@ -48,12 +48,8 @@ impl SampleOrder {
         self.starts[self.shards()]
     }
 
-    /// The global row at a position of the endless stream: [`SampleOrder::samples`] for a single position.
-    pub fn sample(&self, position: u64) -> u64 {
-        self.epoch(position / self.rows()).row(position % self.rows())
-    }
-
-    /// The global rows at `positions`, in order. The plan of windows is made once per call and epoch, so ask for whole batches.
+    /// The global rows at `positions` of the endless stream, in order. The plan of windows is made once per call and epoch, so ask for whole
+    /// batches.
     pub fn samples(&self, positions: Range<u64>) -> Vec<u64> {
         let mut rows = Vec::with_capacity((positions.end.saturating_sub(positions.start)) as usize);
         let mut position = positions.start;
@@ -61,7 +57,7 @@ impl SampleOrder {
             let epoch = self.epoch(position / self.rows());
             let within = position % self.rows();
             let count = (self.rows() - within).min(positions.end - position);
-            rows.extend((within..within + count).map(|index| epoch.row(index)));
+            epoch.rows(within..within + count, &mut rows);
             position += count;
         }
         rows
@@ -78,7 +74,9 @@ impl SampleOrder {
     fn epoch(&self, epoch: u64) -> Epoch<'_> {
         let key = mix(self.seed ^ mix(epoch));
         let shard_order = Permutation::new(key, self.shards() as u64);
-        let shards: Vec<usize> = (0..self.shards()).map(|place| shard_order.apply(place as u64) as usize).collect();
+        let mut shards: Vec<u64> = (0..self.shards() as u64).collect();
+        shard_order.apply_to_all(&mut shards);
+        let shards: Vec<usize> = shards.into_iter().map(|shard| shard as usize).collect();
         let mut ends = Vec::with_capacity(shards.len());
         let mut end = 0;
         for &shard in &shards {
@@ -99,15 +97,26 @@ struct Epoch<'a> {
 }
 
 impl Epoch<'_> {
+    /// Adds the rows at `positions` to `rows`.
+    fn rows(&self, mut positions: Range<u64>, rows: &mut Vec<u64>) {
+        while !positions.is_empty() {
+            let window = self.place_of(positions.start) / self.order.window;
+            let first = window * self.order.window;
+            let last = (first + self.order.window).min(self.shards.len());
+            let (start, end) = (self.start_of(first), self.ends[last - 1]);
+            let order = Permutation::new(mix(self.key ^ mix(window as u64 + 1)), end - start);
+            let until = end.min(positions.end);
+            let mut shuffled: Vec<u64> = (positions.start - start..until - start).collect();
+            order.apply_to_all(&mut shuffled);
+            rows.extend(shuffled.iter().map(|shuffled| self.row(start + shuffled)));
+            positions.start = until;
+        }
+    }
+
+    /// The global row that is the epoch's row number `position` before rows are shuffled.
     fn row(&self, position: u64) -> u64 {
-        let window = self.place_of(position) / self.order.window;
-        let first = window * self.order.window;
-        let last = (first + self.order.window).min(self.shards.len());
-        let start = self.start_of(first);
-        let rows = Permutation::new(mix(self.key ^ mix(window as u64 + 1)), self.ends[last - 1] - start);
-        let shuffled = start + rows.apply(position - start);
-        let place = self.place_of(shuffled);
-        self.order.starts[self.shards[place]] + (shuffled - self.start_of(place))
+        let place = self.place_of(position);
+        self.order.starts[self.shards[place]] + (position - self.start_of(place))
     }
 
     /// Which place in the order of shards holds the epoch's row number `position` (empty shards hold none).
@@ -134,15 +143,18 @@ impl Permutation {
         Self { size, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
-    /// Where `index < size` goes. The network permutes a domain less than four times as large, so following its cycle from inside
-    /// comes back inside after a few steps, and does so at a different place for every start.
-    fn apply(&self, index: u64) -> u64 {
-        let mut value = index;
+    /// Where each of `indices`, all below `size`, goes. The network permutes a domain less than four times as large, so following its
+    /// cycle from inside comes back inside after a few steps, and does so at a different place for every start. All take a step before those that are
+    /// outside take the next: a processor works on several at a time where it need not guess which of them are there.
+    fn apply_to_all(&self, indices: &mut [u64]) {
+        indices.iter_mut().for_each(|value| *value = self.network(*value));
+        let mut outside: Vec<usize> = (0..indices.len()).collect();
         loop {
-            value = self.network(value);
-            if value < self.size {
-                return value;
+            outside.retain(|&place| indices[place] >= self.size);
+            if outside.is_empty() {
+                return;
             }
+            outside.iter().for_each(|&place| indices[place] = self.network(indices[place]));
         }
     }
 
@@ -200,7 +212,8 @@ mod tests {
         for size in 1..=600 {
             for key in [0, 1, u64::MAX] {
                 let permutation = Permutation::new(key, size);
-                let mut images: Vec<_> = (0..size).map(|index| permutation.apply(index)).collect();
+                let mut images: Vec<_> = (0..size).collect();
+                permutation.apply_to_all(&mut images);
                 images.sort_unstable();
                 assert!(images.iter().copied().eq(0..size), "size {size} key {key}");
             }
@@ -319,7 +332,7 @@ mod tests {
                 .flat_map(|positions| order.samples(positions))
                 .collect();
             prop_assert_eq!(&alone, &together);
-            let singly: Vec<_> = (first * batch..first * batch + alone.len() as u64).map(|position| order.sample(position)).collect();
+            let singly: Vec<_> = (first * batch..first * batch + alone.len() as u64).flat_map(|position| order.samples(position..position + 1)).collect();
             prop_assert_eq!(alone, singly);
         }
 

@@ -35,17 +35,21 @@ fn jpeg_images_from_a_bucket_train_as_those_from_a_folder_and_are_fetched_once()
     let server = ObjectServer::start(READING, u32::MAX, 0);
     server.behave();
     server.fill("latents", &lab.path().join("data/latents"));
-    let launch = |name: &str| {
+    let launch = |name: &str, more: &[&str]| {
         let mut command = Command::new(binary("orchestrator"));
         command.args(["launch", "--config", "tiny.toml", "--set", "data.latents=s3://bucket/latents"]);
-        command.args(["--set", &format!("run.name={name}"), "--set", "data.cache_folder=cache"]).current_dir(lab.path());
+        command.args(["--set", &format!("run.name={name}"), "--set", "data.cache_folder=cache"]).args(more).current_dir(lab.path());
         server.introduce(&mut command);
         Running::start_piped(command).wait(PATIENCE).expect_success();
     };
-    launch("bucket");
-    let bucket = common::run_dir::RunDir::new(lab.path().join("runs/bucket"));
-    assert_eq!(final_weights(&bucket, STEPS), final_weights(&lab.run(), STEPS));
-    launch("again");
+    let weights = |name: &str| final_weights(&common::run_dir::RunDir::new(lab.path().join("runs").join(name)), STEPS);
+    launch("bucket", &[]);
+    assert_eq!(weights("bucket"), final_weights(&lab.run(), STEPS));
+    for name in ["decodes", "decoded"] {
+        launch(name, &["--set", "data.cache_decoded=true"]);
+        assert_eq!(weights(name), weights("bucket"));
+    }
+    launch("again", &[]);
     assert_eq!(figures(&lab, "again", "data_fetched_mib").iter().sum::<f64>(), 0.0, "all of it is on this host");
     assert!(figures(&lab, "again", "cache_hit_rate").iter().all(|rate| *rate == 1.0));
     let status: Value = serde_json::from_slice(&fs::read(lab.path().join("runs/again/status.json")).unwrap()).unwrap();

@@ -133,6 +133,7 @@ mod tests {
         ] {
             assert_eq!(hash(&[still]), original, "{still}");
         }
+        assert_eq!(hash(&["data.cache_folder=/scratch/blocks", "data.cache_decoded=true"]), original);
     }
 
     /// A key that came later must not be in the text that is hashed while it is at its default.

@@ -62,6 +62,8 @@ fn data(data: &DataConfig) -> Checked {
     if let Some(folder) = &data.cache_folder {
         not_empty("data.cache_folder", folder)?;
     }
+    let place = data.cache_folder.is_some() || !data.cache_decoded;
+    require(place, "data.cache_decoded", data.cache_decoded, "true only with data.cache_folder, a folder on a local disk")?;
     positive("data.cache_gib", data.cache_gib)?;
     let quality = data.image_quality;
     require((1..=100).contains(&quality), "data.image_quality", quality, "1 to 100")

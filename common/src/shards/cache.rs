@@ -35,6 +35,19 @@ impl BlockCache {
         Self { capacity, state: Mutex::default() }
     }
 
+    /// The block, if it is here.
+    pub(super) fn find(&self, key: BlockKey) -> Option<Bytes> {
+        let mut guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *guard;
+        let slot = state.slots.get_mut(&key)?;
+        let block = slot.block.get()?.clone();
+        state.clock += 1;
+        state.by_use.remove(&slot.used);
+        state.by_use.insert(state.clock, key);
+        slot.used = state.clock;
+        Some(block)
+    }
+
     /// The place of a block of `bytes` bytes, filled or to be filled by the caller. It stays valid for the caller even when the cache
     /// gives the block up meanwhile.
     pub(super) fn place(&self, key: BlockKey, bytes: u64) -> Arc<OnceCell<Bytes>> {

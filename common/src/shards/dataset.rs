@@ -1,9 +1,7 @@
 //! Reading: rows of any column in any order, each block verified before a row of it is handed out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +14,7 @@ use super::manifest::{Manifest, OFFSET_BYTES, ShardFile, StoredColumn, existing}
 use super::node_cache::{Group, NodeCache, NodeCacheError};
 use super::schema::Part;
 use super::writer::finished_indices;
-use super::{Column, ShardError};
+use super::{Column, ShardError, presence};
 use crate::storage::Store;
 
 /// Blocks fetched at the same time for one call.
@@ -27,11 +25,13 @@ pub struct Dataset {
     pub(super) store: Store,
     pub(super) manifest: Manifest,
     /// First row of every shard.
-    starts: Vec<u64>,
+    pub(super) starts: Vec<u64>,
     pub(super) cache: BlockCache,
     pub(super) meter: Meter,
     /// What this host has in common.
     pub(super) node: Option<Group>,
+    /// Where it keeps what was decoded.
+    pub(super) decoded: Option<Group>,
 }
 
 /// Where a tensor lies: the same file and place in every shard.
@@ -44,14 +44,14 @@ pub(super) struct Place<'a> {
 }
 
 /// The tensors of a column.
-enum Places<'a> {
+pub(super) enum Places<'a> {
     Fixed(Place<'a>),
     Encoded { offsets: Place<'a>, bytes: Place<'a> },
 }
 
 impl<'a> Places<'a> {
     /// The one with the rows.
-    fn rows(&self) -> &Place<'a> {
+    pub(super) fn rows(&self) -> &Place<'a> {
         match self {
             Self::Fixed(place) | Self::Encoded { bytes: place, .. } => place,
         }
@@ -65,8 +65,11 @@ impl<'a> Places<'a> {
     }
 }
 
-/// The blocks that hold rows, and for each what to take: place in the answer, row in the block.
-type Wanted = BTreeMap<BlockKey, Vec<(usize, usize)>>;
+/// A row's place in the answer, and in its block.
+type Placed = (usize, usize);
+
+/// The blocks that hold rows, and for each what to take.
+type Wanted = BTreeMap<BlockKey, Vec<Placed>>;
 
 impl Dataset {
     /// Opens the data set at `store` with a cache of `cache_bytes` for verified blocks. Manifest, presence and size of all files are
@@ -74,7 +77,7 @@ impl Dataset {
     /// the window's blocks fit into the cache.
     pub async fn open(store: Store, cache_bytes: usize) -> Result<Self, ShardError> {
         // Side by side: with many shards, either takes a while.
-        let (manifest, sizes) = tokio::join!(existing(&store), sizes(&store));
+        let (manifest, sizes) = tokio::join!(existing(&store), presence::sizes(&store));
         let Some(manifest) = manifest? else {
             let url = store.url().to_owned();
             return Err(match finished_indices(&store.list("").await?).len() {
@@ -82,9 +85,17 @@ impl Dataset {
                 finished => ShardError::HalfWritten { url, finished },
             });
         };
-        check_files(&store, &manifest, &sizes?)?;
+        presence::check(&store, &manifest, &sizes?)?;
         let starts = manifest.shards.iter().scan(0, |next, shard| Some(std::mem::replace(next, *next + shard.rows))).collect();
-        Ok(Self { store, manifest, starts, cache: BlockCache::new(cache_bytes as u64), meter: Meter::default(), node: None })
+        Ok(Self {
+            store,
+            manifest,
+            starts,
+            cache: BlockCache::new(cache_bytes as u64),
+            meter: Meter::default(),
+            node: None,
+            decoded: None,
+        })
     }
 
     /// Where it lies.
@@ -136,31 +147,28 @@ impl Dataset {
     /// As [`read`](Self::read) without a copy: the rows are slices of their blocks, and keep those in memory.
     pub async fn read_slices(&self, column: &str, rows: &[u64]) -> Result<Vec<Bytes>, ShardError> {
         let places = &self.places(column)?;
-        let wanted = self.group_by_block(places.rows(), rows)?;
-        let fetches = wanted.into_iter().map(|(key, rows)| async move {
-            let block = self.block(places.rows(), key);
-            match places {
-                Places::Fixed(place) => Ok(cut_fixed(place, &block.await?, &rows)),
-                Places::Encoded { offsets, bytes } => {
-                    let (table, block) = future::try_join(self.block(offsets, offsets_of(key, offsets)), block).await?;
-                    self.cut_encoded(bytes, key, (&table, &block), &rows)
-                }
-            }
-        });
-        let mut blocks = futures::stream::iter(fetches).buffer_unordered(FETCHES);
         let mut output = vec![Bytes::new(); rows.len()];
-        while let Some(rows) = blocks.try_next().await.map_err(|error: ShardError| error)? {
-            for (to, row) in rows {
-                output[to] = row;
+        let mut absent = Vec::new();
+        for (key, rows) in self.group_by_block(places.rows(), rows)? {
+            match self.in_memory(places, key) {
+                Some(block) => self.cut(places, key, &block, &rows, &mut output)?,
+                None => absent.push((key, rows)),
             }
+        }
+        let fetches = absent.into_iter().map(|(key, rows)| async move { Ok((key, self.block(places, key).await?, rows)) });
+        let mut blocks = futures::stream::iter(fetches).buffer_unordered(FETCHES);
+        while let Some((key, block, rows)) = blocks.try_next().await.map_err(|error: ShardError| error)? {
+            self.cut(places, key, &block, &rows, &mut output)?;
         }
         Ok(output)
     }
 
-    /// Where the blocks of `rows` of a column lie and how large they are, without doubles: what [`read_slices`](Self::read_slices) needs.
+    /// Where the blocks of `rows` of a column lie and how large they are, without doubles: what [`read_slices`](Self::read_slices) needs
+    /// for those of them that this host has not decoded.
     pub(super) fn needs(&self, column: &str, rows: &[u64]) -> Result<Vec<(Part, BlockKey, u64)>, ShardError> {
         let places = self.places(column)?;
-        let blocks: Vec<BlockKey> = self.group_by_block(places.rows(), rows)?.into_keys().collect();
+        let rows = self.not_decoded(places.rows(), rows)?;
+        let blocks: Vec<BlockKey> = self.group_by_block(places.rows(), &rows)?.into_keys().collect();
         let tables: BTreeSet<BlockKey> = match &places {
             Places::Fixed(_) => BTreeSet::new(),
             Places::Encoded { offsets, .. } => blocks.iter().map(|&key| offsets_of(key, offsets)).collect(),
@@ -182,14 +190,26 @@ impl Dataset {
         self.cached(&self.place(column, part)?, key).await.map(drop)
     }
 
-    /// Encoded rows out of their block, by the shard's table of offsets.
-    fn cut_encoded(
+    /// Rows out of their block, each to its place in the answer.
+    fn cut(
         &self,
-        place: &Place<'_>,
+        places: &Places<'_>,
         key: BlockKey,
-        (table, block): (&Bytes, &Bytes),
-        rows: &[(usize, usize)],
-    ) -> Result<Vec<Placed>, ShardError> {
+        block: &Block,
+        rows: &[Placed],
+        output: &mut [Bytes],
+    ) -> Result<(), ShardError> {
+        let table = match places {
+            Places::Fixed(place) => {
+                let row_bytes = place.column.row_bytes();
+                for &(to, from) in rows {
+                    output[to] = block.rows.slice(from * row_bytes..(from + 1) * row_bytes);
+                }
+                return Ok(());
+            }
+            Places::Encoded { .. } => block.table.as_deref().unwrap_or_default(),
+        };
+        let (place, block) = (places.rows(), &block.rows);
         let (file, stored) = self.stored(place, key.0 as usize);
         let first = key.3 * stored.rows_per_block;
         let block_start = if key.3 == 0 { 0 } else { stored.block_ends[key.3 as usize - 1] };
@@ -197,36 +217,41 @@ impl Dataset {
             let bytes = table.get((row * OFFSET_BYTES) as usize..)?.first_chunk()?;
             u64::from_le_bytes(*bytes).checked_sub(block_start).map(|offset| offset as usize)
         };
-        let cut = |&(to, from): &(usize, usize)| {
+        for &(to, from) in rows {
             let row = first + from as u64;
-            match (offset(row), offset(row + 1)) {
-                (Some(start), Some(end)) if start <= end && end <= block.len() => Ok((to, block.slice(start..end))),
-                _ => Err(ShardError::Inconsistent {
-                    object: self.store.name_url(&file.name),
-                    reason: format!("row {row} of column {} lies outside its block {}", place.column.name, key.3),
-                }),
-            }
-        };
-        rows.iter().map(cut).collect()
+            output[to] = match (offset(row), offset(row + 1)) {
+                (Some(start), Some(end)) if start <= end && end <= block.len() => block.slice(start..end),
+                _ => {
+                    let reason = format!("row {row} of column {} lies outside its block {}", place.column.name, key.3);
+                    return Err(ShardError::Inconsistent { object: self.store.name_url(&file.name), reason });
+                }
+            };
+        }
+        Ok(())
     }
 
     fn group_by_block(&self, place: &Place<'_>, rows: &[u64]) -> Result<Wanted, ShardError> {
-        let total = self.rows();
         let mut wanted = Wanted::new();
         for (to, &row) in rows.iter().enumerate() {
-            if row >= total {
-                return Err(ShardError::Row { url: self.store.url().to_owned(), row, rows: total });
-            }
-            let shard = self.starts.partition_point(|&start| start <= row) - 1;
-            let row = row - self.starts[shard];
-            let rows_per_block = self.stored(place, shard).1.rows_per_block;
-            let key = (shard as u32, place.file as u32, place.stored as u32, row / rows_per_block);
-            wanted.entry(key).or_default().push((to, (row % rows_per_block) as usize));
+            let (key, of_block) = self.locate(place, row)?;
+            wanted.entry(key).or_default().push((to, of_block as usize));
         }
         Ok(wanted)
     }
 
-    fn column(&self, name: &str) -> Result<&Column, ShardError> {
+    /// The block of a row, and which row of it that is.
+    pub(super) fn locate(&self, place: &Place<'_>, row: u64) -> Result<(BlockKey, u64), ShardError> {
+        let shard = self.starts.partition_point(|&start| start <= row).saturating_sub(1);
+        let of_shard = row - self.starts.get(shard).unwrap_or(&0);
+        if self.manifest.shards.get(shard).is_none_or(|shard| of_shard >= shard.rows) {
+            return Err(ShardError::Row { url: self.store.url().to_owned(), row, rows: self.rows() });
+        }
+        let rows_per_block = self.stored(place, shard).1.rows_per_block;
+        let key = (shard as u32, place.file as u32, place.stored as u32, of_shard / rows_per_block);
+        Ok((key, of_shard % rows_per_block))
+    }
+
+    pub(super) fn column(&self, name: &str) -> Result<&Column, ShardError> {
         self.manifest.schema.column(name).ok_or_else(|| {
             let known = self.manifest.schema.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
             ShardError::Column { url: self.store.url().to_owned(), column: name.to_owned(), known }
@@ -252,7 +277,7 @@ impl Dataset {
     }
 
     /// The tensors of a column.
-    fn places(&self, name: &str) -> Result<Places<'_>, ShardError> {
+    pub(super) fn places(&self, name: &str) -> Result<Places<'_>, ShardError> {
         Ok(match self.column(name)?.encoding {
             None => Places::Fixed(self.place(name, Part::Rows)?),
             Some(_) => Places::Encoded { offsets: self.place(name, Part::Offsets)?, bytes: self.place(name, Part::Bytes)? },
@@ -265,10 +290,31 @@ impl Dataset {
         self.stored(place, shard).1.block(place.part, place.column, self.manifest.shards[shard].rows, key.3)
     }
 
-    /// A block that a batch needs.
-    async fn block(&self, place: &Place<'_>, key: BlockKey) -> Result<Bytes, ShardError> {
-        self.meter.asked();
-        self.cached(place, key).await
+    /// A block of rows that a batch needs, if it is in memory with all that belongs to it.
+    fn in_memory(&self, places: &Places<'_>, key: BlockKey) -> Option<Block> {
+        let table = match places {
+            Places::Fixed(_) => None,
+            Places::Encoded { offsets, .. } => Some(self.cache.find(offsets_of(key, offsets))?),
+        };
+        let rows = self.cache.find(key)?;
+        self.meter.asked(1 + u64::from(table.is_some()));
+        Some(Block { table, rows })
+    }
+
+    /// The same from wherever it is.
+    async fn block(&self, places: &Places<'_>, key: BlockKey) -> Result<Block, ShardError> {
+        let rows = self.cached(places.rows(), key);
+        match places {
+            Places::Fixed(_) => {
+                self.meter.asked(1);
+                Ok(Block { table: None, rows: rows.await? })
+            }
+            Places::Encoded { offsets, .. } => {
+                self.meter.asked(2);
+                let (table, rows) = future::try_join(self.cached(offsets, offsets_of(key, offsets)), rows).await?;
+                Ok(Block { table: Some(table), rows })
+            }
+        }
     }
 
     async fn cached(&self, place: &Place<'_>, key: BlockKey) -> Result<Bytes, ShardError> {
@@ -278,50 +324,14 @@ impl Dataset {
     }
 }
 
-/// A row and its place in the answer.
-type Placed = (usize, Bytes);
-
-/// Rows of one size out of their block.
-fn cut_fixed(place: &Place<'_>, block: &Bytes, rows: &[(usize, usize)]) -> Vec<Placed> {
-    let row_bytes = place.column.row_bytes();
-    rows.iter().map(|&(to, from)| (to, block.slice(from * row_bytes..(from + 1) * row_bytes))).collect()
+/// A block of rows.
+struct Block {
+    /// Of encoded rows, where each lies in the shard.
+    table: Option<Bytes>,
+    rows: Bytes,
 }
 
 /// The block with the offsets of the rows in block `key`.
 fn offsets_of(key: BlockKey, offsets: &Place<'_>) -> BlockKey {
     (key.0, key.1, offsets.stored as u32, 0)
-}
-
-/// All files of the data set are there and have their sizes.
-fn check_files(store: &Store, manifest: &Manifest, found: &HashMap<String, u64>) -> Result<(), ShardError> {
-    for file in manifest.shards.iter().flat_map(|shard| &shard.files) {
-        let object = || store.name_url(&file.name);
-        match found.get(&file.name) {
-            None => return Err(ShardError::FileMissing { object: object() }),
-            Some(&found) if found != file.bytes => {
-                return Err(ShardError::FileSize { object: object(), expected: file.bytes, found });
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// The sizes of all objects by name. A local folder is read directly: a store asks much more about each of its files, which for ten thousand
-/// shards is half a second.
-async fn sizes(store: &Store) -> Result<HashMap<String, u64>, ShardError> {
-    if let Some(folder) = store.local_path()
-        && let Ok(Ok(found)) = tokio::task::spawn_blocking(move || local_sizes(&folder)).await
-    {
-        return Ok(found);
-    }
-    Ok(store.list("").await?.into_iter().map(|entry| (entry.name, entry.size)).collect())
-}
-
-fn local_sizes(folder: &Path) -> io::Result<HashMap<String, u64>> {
-    let size = |entry: io::Result<std::fs::DirEntry>| {
-        let entry = entry?;
-        Ok((entry.file_name().to_string_lossy().into_owned(), std::fs::metadata(entry.path())?.len()))
-    };
-    std::fs::read_dir(folder)?.map(size).collect()
 }

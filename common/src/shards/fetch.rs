@@ -47,8 +47,8 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn asked(&self) {
-        self.asked.fetch_add(1, Relaxed);
+    pub(super) fn asked(&self, blocks: u64) {
+        self.asked.fetch_add(blocks, Relaxed);
     }
 
     fn fetched(&self, bytes: usize) {

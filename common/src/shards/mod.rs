@@ -16,6 +16,7 @@
 mod ahead;
 mod cache;
 mod dataset;
+mod decoded;
 #[cfg(test)]
 mod encoded_tests;
 mod fetch;
@@ -23,6 +24,7 @@ mod labels;
 mod layout;
 mod manifest;
 mod node_cache;
+mod presence;
 #[cfg(test)]
 mod resume_tests;
 mod schema;
@@ -33,6 +35,7 @@ mod writer;
 
 pub use ahead::ReadAhead;
 pub use dataset::Dataset;
+pub use decoded::DecodedRows;
 pub use fetch::Traffic;
 pub use labels::{LabelKind, NoLabels, ObjectLabel, object_labels};
 pub use layout::{OwnedRows, Rows};

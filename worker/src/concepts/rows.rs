@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
-use torch_shim::memory::filled;
+use torch_shim::memory::Unfinished;
 
 use super::ConceptsError;
 
@@ -96,18 +96,18 @@ impl Rows for RowFile {
 
     fn read(&self, rows: &[u64]) -> Result<Tensor, ConceptsError> {
         let row_bytes = 4 * self.width;
-        filled(&[rows.len() as i64, self.width as i64], Kind::Float, |memory| {
-            let mut done = 0;
-            // Neighbours in the file are read together.
-            for run in rows.chunk_by(|a, b| a + 1 == *b) {
-                let next = done + run.len() * row_bytes;
-                let at = self.offset + run[0] * row_bytes as u64;
-                let read = self.file.read_exact_at(&mut memory[done..next], at);
-                read.map_err(|source| ConceptsError::io(&self.path, source))?;
-                done = next;
-            }
-            Ok(())
-        })
+        let mut tensor = Unfinished::zeros(&[rows.len() as i64, self.width as i64], Kind::Float)?;
+        let memory = tensor.bytes();
+        let mut done = 0;
+        // Neighbours in the file are read together.
+        for run in rows.chunk_by(|a, b| a + 1 == *b) {
+            let next = done + run.len() * row_bytes;
+            let at = self.offset + run[0] * row_bytes as u64;
+            let read = self.file.read_exact_at(&mut memory[done..next], at);
+            read.map_err(|source| ConceptsError::io(&self.path, source))?;
+            done = next;
+        }
+        Ok(tensor.finish())
     }
 }
 

@@ -142,3 +142,41 @@ fn bytes_that_are_no_image_are_named_with_their_row() {
     });
     assert!(error.is_bad_input() && error.to_string().contains("jpeg: row 1: column image as jpeg of quality 95"), "{error}");
 }
+
+/// Three epochs by two workers that keep what they decode; then nothing encoded is read any more, but for what is damaged.
+#[test]
+fn what_was_decoded_once_is_read_from_then_on() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
+    let plain = config(folder.path(), "jpeg", &[]);
+    runtime.block_on(write(&plain));
+    let cache = folder.path().join("cache");
+    let keeps = ["data.cache_decoded=true".into(), format!("data.cache_folder=\"{}\"", cache.display())];
+    let keeping = config(folder.path(), "jpeg", &keeps.each_ref().map(String::as_str));
+    let expected = batches(&plain, 1, 0..20, &runtime);
+    for (found, expected) in batches(&keeping, 2, 0..20, &runtime).iter().zip(&expected) {
+        assert!(found.0.equal(&expected.0) && found.1.equal(&expected.1));
+    }
+    let open = |config: &Config| open_split(runtime.handle(), &config.data, &config.data.latents, "train").unwrap();
+    let rows: Vec<u64> = (0..ROWS).rev().collect();
+    let images = |dataset: &common::shards::Dataset| runtime.block_on(super::read_tensor(dataset, "image", &rows)).unwrap();
+    let (kept, expected) = (open(&keeping), images(&open(&plain)));
+    assert!(images(&kept).equal(&expected));
+    assert_eq!(kept.traffic().asked, 0, "no encoded image is needed");
+
+    let files = walk(&cache).into_iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with("kept")));
+    for path in files {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    for asked in [10, 10] {
+        assert!(images(&kept).equal(&expected));
+        assert_eq!(kept.traffic().asked, asked, "a block and its offsets of each of five shards, and then no more");
+    }
+}
+
+fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

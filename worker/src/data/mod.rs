@@ -25,7 +25,7 @@ pub use transfer::Transfer;
 
 use common::config::DataConfig;
 use common::sampler::NoRows;
-use common::shards::{Dataset, NodeCache, NodeCacheError, ShardError};
+use common::shards::{Dataset, NodeCache, NodeCacheError, NodeGroup, ShardError};
 use common::storage::{StorageError, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -141,18 +141,28 @@ pub fn open_split(runtime: &Handle, data: &DataConfig, url: &str, split: &str) -
     let local = store.local_path().is_some();
     let dataset = runtime.block_on(Dataset::open(store, data.cache_mib << 20))?;
     match &data.cache_folder {
-        // A copy of local files would only take room.
-        Some(folder) if !local => with_node_cache(dataset, folder, data.cache_gib).map(Arc::new),
+        Some(folder) if !local || data.cache_decoded => {
+            let limit = (data.cache_gib * f64::from(1 << 30)) as u64;
+            let group = NodeCache::open(Path::new(folder), limit).and_then(|cache| dataset.node_group(&cache));
+            with_node_cache(dataset, group, !local, data.cache_decoded).map(Arc::new)
+        }
         _ => Ok(Arc::new(dataset)),
     }
 }
 
-/// With the blocks that this host has in `folder`; without them, and a warning, where the disk fails.
-fn with_node_cache(dataset: Dataset, folder: &str, gib: f64) -> Result<Dataset, DataError> {
-    let limit = (gib * f64::from(1 << 30)) as u64;
-    let group = NodeCache::open(Path::new(folder), limit).and_then(|cache| dataset.node_group(&cache));
+/// With what this host keeps of the data set, blocks or decoded rows or both; without it, and a warning, where the disk fails.
+fn with_node_cache(
+    dataset: Dataset,
+    group: Result<NodeGroup, NodeCacheError>,
+    blocks: bool,
+    decoded: bool,
+) -> Result<Dataset, DataError> {
     match group {
-        Ok(group) => Ok(dataset.with_node_cache(group)),
+        Ok(group) => {
+            // A copy of local files would only take room.
+            let dataset = if blocks { dataset.with_node_cache(group.clone()) } else { dataset };
+            Ok(if decoded { dataset.with_decoded_rows(group) } else { dataset })
+        }
         Err(error @ NodeCacheError::Io { .. }) => {
             tracing::warn!("goes on without a cache on this host: {error}");
             Ok(dataset)

@@ -1,6 +1,6 @@
 //! How tensors lie in memory, pinned host memory, and copies that do not wait for the device.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::{Result, ShimError, check};
 use crate::ffi::{self, pointer};
@@ -63,28 +63,69 @@ pub fn empty_pinned(shape: &[i64], kind: Kind) -> Result<Tensor> {
     unsafe { returned(call, |out| ffi::shim_empty_pinned(shape.as_ptr(), shape.len(), kind, out)) }
 }
 
-/// A tensor on the host whose memory `fill` has written: it is given all bytes of it, zeros at first, in the order of the dimensions. What
-/// comes from a file or a decoder need not be copied once more that way.
+/// A tensor on the host that is still being written, so that what comes from a file or a decoder need not be copied once more.
+#[derive(Debug)]
+pub struct Unfinished {
+    tensor: Tensor,
+    bytes: usize,
+}
+
+impl Unfinished {
+    /// Zeros.
+    ///
+    /// # Errors
+    /// No memory, or a complex or quantised kind.
+    pub fn zeros(shape: &[i64], kind: Kind) -> Result<Self> {
+        Self::new("zeros", kind, || Tensor::f_zeros(shape, (kind, Device::Cpu)))
+    }
+
+    fn new(call: &'static str, kind: Kind, make: impl FnOnce() -> std::result::Result<Tensor, TchError>) -> Result<Self> {
+        let refused = |message: String| ShimError::Argument { call, message };
+        if ffi::scalar_type(kind).is_none() {
+            return Err(refused(format!("{kind:?} is not a kind of plain numbers")));
+        }
+        let tensor = make().map_err(|error| refused(error.to_string()))?;
+        let bytes = tensor.numel() * kind.elt_size_in_bytes();
+        Ok(Self { tensor, bytes })
+    }
+
+    /// All of its bytes, in the order of the dimensions.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        if self.bytes == 0 {
+            return &mut [];
+        }
+        // SAFETY: the tensor was made here: contiguous, on the host, of that many initialised bytes, and nobody else knows of it.
+        unsafe { std::slice::from_raw_parts_mut(self.tensor.data_ptr().cast(), self.bytes) }
+    }
+
+    /// The tensor, as it is now.
+    #[must_use]
+    pub fn finish(self) -> Tensor {
+        self.tensor
+    }
+}
+
+/// The tensor on the host whose bytes are `parts`, one after the other.
 ///
 /// # Errors
-/// Those of `fill`; no memory, or a complex or quantised kind.
-pub fn filled<E: From<ShimError>>(
-    shape: &[i64],
-    kind: Kind,
-    fill: impl FnOnce(&mut [u8]) -> std::result::Result<(), E>,
-) -> std::result::Result<Tensor, E> {
-    let call = "filled";
-    let refused = |message: String| E::from(ShimError::Argument { call, message });
-    if ffi::scalar_type(kind).is_none() {
-        return Err(refused(format!("{kind:?} is not a kind of plain numbers")));
+/// More or fewer bytes than the tensor has; no memory, or a complex or quantised kind.
+pub fn concatenated<'a>(shape: &[i64], kind: Kind, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<Tensor> {
+    let call = "concatenated";
+    let other_size =
+        |found: usize, bytes: usize| Err(ShimError::Argument { call, message: format!("{found} bytes for a tensor of {bytes}") });
+    // Not zeros: for latents, writing memory once more than needed is half of the work.
+    let Unfinished { tensor, bytes } = Unfinished::new(call, kind, || Tensor::f_empty(shape, (kind, Device::Cpu)))?;
+    let memory: *mut u8 = tensor.data_ptr().cast();
+    let mut written = 0;
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        if part.len() > bytes - written {
+            return other_size(written + part.len(), bytes);
+        }
+        // SAFETY: the tensor was just made: contiguous and on the host; this part ends within it.
+        unsafe { memory.add(written).copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+        written += part.len();
     }
-    let tensor = Tensor::f_zeros(shape, (kind, Device::Cpu)).map_err(|error| refused(error.to_string()))?;
-    let bytes = tensor.numel() * kind.elt_size_in_bytes();
-    if bytes > 0 {
-        // SAFETY: the tensor was just made: contiguous, on the host, of that many initialised bytes, and nobody else knows of it.
-        fill(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), bytes) })?;
-    }
-    Ok(tensor)
+    if written == bytes { Ok(tensor) } else { other_size(written, bytes) }
 }
 
 /// A copy of `tensor` in pinned memory, or itself if it lies there.
@@ -146,6 +187,24 @@ mod tests {
         assert!(destination.equal(&source));
         let error = copy_non_blocking(&mut destination, &source.get(0).narrow(0, 0, 2)).unwrap_err();
         assert!(error.to_string().starts_with("copy_non_blocking: "), "{error}");
+    }
+
+    #[test]
+    fn bytes_become_tensors() {
+        let bytes: Vec<u8> = [1.5f32, -2.0, 0.25, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut unfinished = Unfinished::zeros(&[2, 2], Kind::Float).unwrap();
+        assert!(unfinished.bytes().iter().all(|byte| *byte == 0));
+        unfinished.bytes().copy_from_slice(&bytes);
+        let whole = unfinished.finish();
+        assert_eq!(Vec::<f32>::try_from(whole.flatten(0, -1)).unwrap(), [1.5, -2.0, 0.25, 3.0]);
+        let parts = [&bytes[..3], &[], &bytes[3..]];
+        assert!(concatenated(&[2, 2], Kind::Float, parts.into_iter()).unwrap().equal(&whole));
+        assert_eq!(concatenated(&[0, 2], Kind::Float, [].into_iter()).unwrap().size(), [0, 2]);
+        for parts in [&parts[1..], &[&bytes[..], &bytes[..1]]] {
+            let error = concatenated(&[2, 2], Kind::Float, parts.iter().copied()).unwrap_err().to_string();
+            assert!(error.contains("bytes for a tensor of 16"), "{error}");
+        }
+        assert!(Unfinished::zeros(&[2], Kind::ComplexFloat).is_err());
     }
 
     #[test]

@@ -105,11 +105,7 @@ impl Books {
 
     /// Where `bytes` bytes more may lie, after making room if need be; none if they would be too many.
     pub(super) fn make_room(&mut self, limits: Limits, bytes: u64) -> io::Result<Option<Shelf>> {
-        let [kept, _] = self.used;
-        if kept + bytes > limits.kept && bytes <= limits.kept {
-            self.give_up_unused(kept + bytes - limits.kept)?;
-        }
-        if self.used[Shelf::Kept as usize] + bytes <= limits.kept {
+        if self.make_room_to_stay(limits, bytes)? {
             return Ok(Some(Shelf::Kept));
         }
         if bytes > limits.recent {
@@ -120,6 +116,15 @@ impl Books {
             self.give_up_oldest((limits.recent - limits.recent / 8).saturating_sub(bytes))?;
         }
         Ok((self.used[Shelf::Recent as usize] + bytes <= limits.recent).then_some(Shelf::Recent))
+    }
+
+    /// Whether `bytes` bytes more may lie among what stays, after making room if need be.
+    pub(super) fn make_room_to_stay(&mut self, limits: Limits, bytes: u64) -> io::Result<bool> {
+        let [kept, _] = self.used;
+        if kept + bytes > limits.kept && bytes <= limits.kept {
+            self.give_up_unused(kept + bytes - limits.kept)?;
+        }
+        Ok(self.used[Shelf::Kept as usize] + bytes <= limits.kept)
     }
 
     /// Notes that `bytes` bytes will lie on `shelf`.

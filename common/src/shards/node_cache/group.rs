@@ -20,8 +20,8 @@ pub(super) const NAME: usize = 32;
 /// A data set's part of the cache. Nothing of it is given up for other data sets as long as this lives.
 #[derive(Debug, Clone)]
 pub struct Group {
-    cache: Arc<NodeCache>,
-    folder: PathBuf,
+    pub(super) cache: Arc<NodeCache>,
+    pub(super) folder: PathBuf,
     _in_use: Arc<Flock<File>>,
 }
 
@@ -43,7 +43,7 @@ impl Group {
         (bytes, crc32c): (u64, u32),
         fetch: impl Future<Output = Result<Bytes, E>>,
     ) -> Result<Bytes, E> {
-        let name = format!("{}.{}.{}.{}", key.0, key.1, key.2, key.3);
+        let name = block_name(key);
         if let Some(block) = self.find(name.clone(), bytes, crc32c).await {
             return Ok(block);
         }
@@ -115,4 +115,9 @@ impl Group {
             }
         })
     }
+}
+
+/// What the file of a block is called.
+pub(super) fn block_name(key: BlockKey) -> String {
+    format!("{}.{}.{}.{}", key.0, key.1, key.2, key.3)
 }

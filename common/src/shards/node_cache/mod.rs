@@ -8,6 +8,7 @@
 //!   turns                     a locked byte for each block that is being fetched
 //!   <data set>/in-use         locked by the readers of the data set: while one lives, nothing of it is given up for another
 //!   <data set>/kept/12.0.1.7  block 7 of tensor 1 of file 0 of shard 12: stays
+//!   <data set>/kept/12.1.1.3.0    rows of block 3 of tensor 1 of file 1 of shard 12, decoded ([`decoded`])
 //!   <data set>/recent/...     passes through
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! usable cache. What is read is verified like any fetched block.
 
 mod books;
+mod decoded;
 mod group;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ use std::thread::JoinHandle;
 use nix::fcntl::{Flock, FlockArg};
 
 use books::{Books, Limits};
+pub(super) use decoded::DecodedBlock;
 pub use group::Group;
 
 /// The folder inside the one that a configuration names, so that whatever else lies there stays.
@@ -69,6 +72,8 @@ pub struct NodeCache {
     limits: Limits,
     /// Whether blocks are still added: not after the disk has failed.
     adds: AtomicBool,
+    /// Whether there was no room for decoded rows. Nobody looks again for every row that comes by.
+    full: AtomicBool,
     /// Ends with the lock that says that the cache is in use, and keeps it.
     _user: JoinHandle<io::Result<Flock<File>>>,
 }
@@ -90,7 +95,13 @@ impl NodeCache {
             move || enter(&folder)
         });
         let user = user.map_err(failed)?;
-        Ok(Arc::new(Self { folder, limits: Limits::of(limit), adds: AtomicBool::new(true), _user: user }))
+        Ok(Arc::new(Self {
+            folder,
+            limits: Limits::of(limit),
+            adds: AtomicBool::new(true),
+            full: AtomicBool::new(false),
+            _user: user,
+        }))
     }
 
     /// The part that belongs to the data set with this fingerprint.
@@ -109,6 +120,15 @@ impl NodeCache {
 
     fn adds(&self) -> bool {
         self.adds.load(Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.load(Relaxed)
+    }
+
+    fn set_full(&self) {
+        self.full.store(true, Relaxed);
+        tracing::info!("{}: full; what is decoded from now on is not kept", self.folder.display());
     }
 
     /// Waits until what lay there was counted.

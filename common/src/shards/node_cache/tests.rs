@@ -62,7 +62,7 @@ async fn settle(group: &Group) {
 }
 
 /// What `du` says.
-fn on_disk(path: &Path) -> u64 {
+pub(super) fn on_disk(path: &Path) -> u64 {
     let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
     let inside = fs::read_dir(path).into_iter().flatten().flatten();
     own + inside.map(|entry| on_disk(&entry.path())).sum::<u64>()
