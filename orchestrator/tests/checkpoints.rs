@@ -75,6 +75,7 @@ impl Lab {
                     parts,
                     extra: json!({"position": 8 * save.step}),
                     figure: Some(save.figure),
+                    figure_of: common::config::BestBy::default(),
                 };
                 attempt.commit(&manifest).await.unwrap();
             });

@@ -95,6 +95,7 @@ impl Saver {
             parts,
             extra: Value::Null,
             figure: None,
+            figure_of: common::config::BestBy::default(),
         };
         attempt.commit(&manifest).await
     }

@@ -37,6 +37,27 @@ fn the_last_the_best_and_every_so_many_are_kept() {
     assert_eq!(saved(&lab.run()), expected, "the best is step {best}");
 }
 
+/// Of held-out objects, more is better.
+#[test]
+fn the_one_that_finds_held_out_objects_best_is_kept() {
+    let lab = Lab::prepared();
+    let keep = ["checkpoint.every_steps=2", "checkpoint.keep_best=1", "checkpoint.best_by=miou", "train.evaluation.every_steps=2"];
+    lab.launch(&keep.iter().flat_map(|setting| ["--set", setting]).collect::<Vec<_>>()).expect_success();
+    let records = lines(&lab.run().metrics());
+    let found = records.iter().filter_map(|record| Some((record["step"].as_u64()?, record["evaluation/miou"].as_f64()?)));
+    let found: Vec<_> = found.collect();
+    assert_eq!(found.len() as u64, STEPS / 2);
+    // Of equal ones, the newer.
+    let best = found.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+    let mut expected = vec![STEPS, STEPS - 2, best];
+    expected.sort_unstable();
+    expected.dedup();
+    expected.reverse();
+    assert_eq!(saved(&lab.run()), expected, "{found:?}");
+    let listed = lab.start(&["checkpoints", "list", "runs/tiny"]).wait(PATIENCE);
+    assert!(listed.stdout.contains("miou"), "{}", listed.stdout);
+}
+
 #[test]
 fn minutes_without_a_checkpoint_are_enough_for_one() {
     let lab = Lab::prepared();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 use tokio::runtime::Runtime;
-use worker::checkpointing::{Identity, Restorer, SaveTo, Saver};
+use worker::checkpointing::{Identity, Judgement, Restorer, SaveTo, Saver};
 use worker::collectives::Communicator;
 use worker::data::Batch;
 use worker::jobs::Reporter;
@@ -109,7 +109,7 @@ impl Bench {
     }
 
     fn save(&mut self) -> Result<()> {
-        Ok(self.saver.save(&self.state, self.data.step, &Detours::default(), None)?)
+        Ok(self.saver.save(&self.state, self.data.step, &Detours::default(), Judgement::Known(None))?)
     }
 
     fn round(&mut self, steps: usize) -> Result<Value> {

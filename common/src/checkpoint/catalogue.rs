@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::BestBy;
+
 /// The object that names the newest checkpoint, for people.
 pub(super) const LATEST: &str = "LATEST";
 /// The object that names the run whose checkpoints these are.
@@ -65,14 +67,16 @@ pub struct Retention {
     pub last: usize,
     /// Those of every so many steps, for ever; 0 for none.
     pub every: u64,
-    /// Those with the smallest figures.
+    /// The best.
     pub best: usize,
+    /// What makes them so.
+    pub by: BestBy,
 }
 
 impl Retention {
     /// The newest `last`.
     pub fn last(last: usize) -> Self {
-        Self { last, every: 0, best: 0 }
+        Self { last, every: 0, best: 0, by: BestBy::default() }
     }
 }
 
@@ -82,8 +86,8 @@ pub(super) struct Candidate {
     pub(super) found: Found,
     /// Whether every byte is as it should be.
     pub(super) good: bool,
-    /// What it is judged by; the smaller, the better.
-    pub(super) figure: Option<f64>,
+    /// How good the state is: the smaller, the better.
+    pub(super) cost: Option<f64>,
 }
 
 /// The attempts among `names`, newest first. Objects of foreign layout are passed over, so that nobody ever deletes them.
@@ -113,7 +117,7 @@ pub(super) fn is_part_name(name: &str) -> bool {
 }
 
 /// Which attempts (newest first) may go: what is older than the newest `retention.last` good ones, unless it stays for its step or its
-/// figure; and uncommitted ones older than the newest good one, whose writers are dead, since a live one saves later steps. As long as
+/// cost; and uncommitted ones older than the newest good one, whose writers are dead, since a live one saves later steps. As long as
 /// fewer are good, nothing that was committed goes: even a damaged one may be what somebody can still rescue.
 pub(super) fn expendable(attempts: &[Candidate], retention: Retention) -> Vec<&Found> {
     let best = best(attempts, retention.best);
@@ -133,10 +137,10 @@ pub(super) fn expendable(attempts: &[Candidate], retention: Retention) -> Vec<&F
     expendable
 }
 
-/// The `count` committed attempts with the smallest figures; of equal ones, the newer.
+/// The `count` committed attempts with the smallest costs; of equal ones, the newer.
 fn best(attempts: &[Candidate], count: usize) -> Vec<&Place> {
     let judged = attempts.iter().filter(|attempt| attempt.found.committed);
-    let mut judged: Vec<(f64, &Place)> = judged.filter_map(|attempt| Some((attempt.figure?, &attempt.found.place))).collect();
+    let mut judged: Vec<(f64, &Place)> = judged.filter_map(|attempt| Some((attempt.cost?, &attempt.found.place))).collect();
     // Stable, and newest first before.
     judged.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     judged.into_iter().take(count).map(|(_, place)| place).collect()
@@ -173,7 +177,7 @@ mod tests {
         assert_eq!(attempts[1].place.folder(), ours);
     }
 
-    /// Committed, good, figure.
+    /// Committed, good, cost.
     type Fate = (bool, bool, Option<u8>);
 
     proptest! {
@@ -181,11 +185,12 @@ mod tests {
         fn what_is_asked_for_stays_and_nothing_else_that_is_old(
             fates in prop::collection::vec(any::<Fate>(), 0..14), last in 2_usize..5, every in 0_u64..6, best in 0_usize..3,
         ) {
-            let candidate = |(step, (committed, good, figure)): (usize, Fate)| Candidate {
-                found: found(step as u64, committed), good: committed && good, figure: figure.map(f64::from),
+            let candidate = |(step, (committed, good, cost)): (usize, Fate)| Candidate {
+                found: found(step as u64, committed), good: committed && good, cost: cost.map(f64::from),
             };
             let attempts: Vec<_> = fates.into_iter().enumerate().rev().map(candidate).collect();
-            let gone: Vec<u64> = expendable(&attempts, Retention { last, every, best }).iter().map(|found| found.place.step).collect();
+            let retention = Retention { last, every, best, by: BestBy::default() };
+            let gone: Vec<u64> = expendable(&attempts, retention).iter().map(|found| found.place.step).collect();
             let step = |attempt: &&Candidate| attempt.found.place.step;
             let stays: Vec<_> = attempts.iter().filter(|attempt| !gone.contains(&step(attempt))).collect();
 
@@ -194,15 +199,15 @@ mod tests {
             let committed = || attempts.iter().filter(|attempt| attempt.found.committed);
             let milestone = |attempt: &&Candidate| every > 0 && step(attempt).is_multiple_of(every);
             prop_assert!(committed().filter(milestone).all(|attempt| stays.contains(&attempt)));
-            let mut figures: Vec<f64> = committed().filter_map(|attempt| attempt.figure).collect();
-            figures.sort_by(f64::total_cmp);
-            let border = best.checked_sub(1).and_then(|index| figures.get(index.min(figures.len().saturating_sub(1))).copied());
-            let better = |attempt: &&Candidate| attempt.figure.zip(border).is_some_and(|(figure, border)| figure < border);
+            let mut costs: Vec<f64> = committed().filter_map(|attempt| attempt.cost).collect();
+            costs.sort_by(f64::total_cmp);
+            let border = best.checked_sub(1).and_then(|index| costs.get(index.min(costs.len().saturating_sub(1))).copied());
+            let better = |attempt: &&Candidate| attempt.cost.zip(border).is_some_and(|(cost, border)| cost < border);
             prop_assert!(committed().filter(better).all(|attempt| stays.contains(&attempt)));
 
             if let Some(oldest) = newest_good.get(last - 1) {
                 let asked_for = |attempt: &&Candidate| milestone(attempt)
-                    || attempt.figure.zip(border).is_some_and(|(figure, border)| figure <= border);
+                    || attempt.cost.zip(border).is_some_and(|(cost, border)| cost <= border);
                 prop_assert!(stays.iter().all(|attempt| step(attempt) >= step(oldest) || asked_for(attempt)), "nothing else is old");
             } else {
                 prop_assert!(committed().all(|attempt| stays.contains(&attempt)));

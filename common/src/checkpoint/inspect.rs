@@ -3,6 +3,7 @@
 use super::catalogue::{self, Candidate, Found, Retention};
 use super::reader::PartReader;
 use super::{CheckpointError, CheckpointStore, Listed, Manifest, Part};
+use crate::config::BestBy;
 use crate::storage::Store;
 
 /// The checkpoints in one place, and what interrupted saves have left there.
@@ -122,12 +123,12 @@ impl Inspector {
         let mut candidates = Vec::new();
         let mut good_ones = 0;
         for sighting in sightings.iter() {
-            let mut candidate = Candidate { found: sighting.found.clone(), good: false, figure: None };
+            let mut candidate = Candidate { found: sighting.found.clone(), good: false, cost: None };
             // Once enough are known to be good, what is older need not be read.
             let wanted = good_ones < retention.last;
             if sighting.committed && (wanted || retention.best > 0) {
-                match self.look_at(sighting, wanted, &mut read).await {
-                    Ok((good, figure)) => (candidate.good, candidate.figure) = (good, figure),
+                match self.look_at(sighting, wanted, retention.by, &mut read).await {
+                    Ok((good, cost)) => (candidate.good, candidate.cost) = (good, cost),
                     Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
                 }
@@ -140,20 +141,22 @@ impl Inspector {
         Ok(sightings.iter().filter(|sighting| goes(sighting)).cloned().collect())
     }
 
-    /// Whether a checkpoint is good, if that is wanted, and its figure. One that is damaged still has a figure if its manifest is whole.
+    /// Whether a checkpoint is whole, if that is wanted, and how good it is. One that is damaged still has a cost if its manifest is whole.
     async fn look_at(
         &self,
         sighting: &Sighting,
         wanted: bool,
+        by: BestBy,
         read: &mut impl FnMut(u64),
     ) -> Result<(bool, Option<f64>), CheckpointError> {
         let manifest = self.manifest(sighting).await?;
+        let cost = manifest.cost(by);
         if !wanted {
-            return Ok((false, manifest.figure));
+            return Ok((false, cost));
         }
         match self.verify(&manifest, read).await {
-            Ok(()) => Ok((true, manifest.figure)),
-            Err(error) if error.is_damage() => Ok((false, manifest.figure)),
+            Ok(()) => Ok((true, cost)),
+            Err(error) if error.is_damage() => Ok((false, cost)),
             Err(error) => Err(error),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::CheckpointError;
 use super::catalogue::Place;
+use crate::config::BestBy;
 use crate::storage::Store;
 
 /// Clones share what is known.
@@ -23,8 +24,8 @@ struct Shared {
 struct Facts {
     /// Whether it is whole.
     good: Option<bool>,
-    /// What it is judged by, once its manifest was read.
-    figure: Option<Option<f64>>,
+    /// How good it is by something, once its manifest was read.
+    cost: Option<(BestBy, Option<f64>)>,
 }
 
 impl Known {
@@ -44,12 +45,12 @@ impl Known {
         self.about(place).good
     }
 
-    pub(super) fn remember_figure(&self, place: &Place, figure: Option<f64>) {
-        self.attempts().entry(place.folder()).or_default().figure = Some(figure);
+    pub(super) fn remember_cost(&self, place: &Place, by: BestBy, cost: Option<f64>) {
+        self.attempts().entry(place.folder()).or_default().cost = Some((by, cost));
     }
 
-    pub(super) fn figure(&self, place: &Place) -> Option<Option<f64>> {
-        self.about(place).figure
+    pub(super) fn cost(&self, place: &Place, by: BestBy) -> Option<Option<f64>> {
+        self.about(place).cost.filter(|(of, _)| *of == by).map(|(_, cost)| cost)
     }
 
     /// An attempt that is gone needs no memory.

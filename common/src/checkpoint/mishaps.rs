@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::tests::{contents, manifest, newest, save};
 use super::*;
+use crate::config::BestBy;
 use crate::storage::Store;
 use crate::storage::faulty::Faults;
 
@@ -23,11 +24,11 @@ fn local() -> (tempfile::TempDir, Store) {
 }
 
 /// Saves one part with a figure, and returns its object.
-async fn save_judged(checkpoints: &CheckpointStore, step: u64, figure: f64) -> String {
+async fn save_judged(checkpoints: &CheckpointStore, step: u64, figure: f64, figure_of: BestBy) -> String {
     let attempt = checkpoints.begin(step, 1).unwrap();
     let part = attempt.write_part("weights", contents("weights", step)).await.unwrap();
     let object = part.object.clone();
-    attempt.commit(&Manifest { figure: Some(figure), ..manifest(step, 1, vec![part]) }).await.unwrap();
+    attempt.commit(&Manifest { figure: Some(figure), figure_of, ..manifest(step, 1, vec![part]) }).await.unwrap();
     object
 }
 
@@ -110,13 +111,35 @@ async fn rot_that_was_found_is_remembered() {
 async fn the_best_are_whole() {
     let store = Store::open("memory://").unwrap();
     let checkpoints = CheckpointStore::new(store.clone());
-    let half_removed = save_judged(&checkpoints, 10, 0.1).await;
+    let half_removed = save_judged(&checkpoints, 10, 0.1, BestBy::Loss).await;
     store.delete(&half_removed).await.unwrap();
     for (step, figure) in [(20, 0.2), (30, 0.3), (40, 0.4), (50, 0.5)] {
-        save_judged(&checkpoints, step, figure).await;
+        save_judged(&checkpoints, step, figure, BestBy::Loss).await;
     }
     checkpoints.collect(Retention { best: 1, ..Retention::last(2) }).await.unwrap();
     assert_eq!(steps(checkpoints.list().await.unwrap()), [50, 40, 20]);
+}
+
+/// Of what finds objects, more is better; a loss is no such figure, whatever it is; and who asks by something else is answered anew.
+#[tokio::test]
+async fn the_best_are_those_by_what_is_asked_for() {
+    let store = Store::open("memory://").unwrap();
+    let checkpoints = CheckpointStore::new(store.clone());
+    let by_objects = [(20, 0.7), (30, 0.1), (40, 0.5), (60, 0.3)].map(|(step, figure)| (step, figure, BestBy::FgAri));
+    let by_loss = [(10, 9.0), (50, 0.2), (70, 0.4), (80, 0.5)].map(|(step, figure)| (step, figure, BestBy::Loss));
+    for (step, figure, by) in by_objects.into_iter().chain(by_loss) {
+        save_judged(&checkpoints, step, figure, by).await;
+    }
+    let keep = |best, by| Retention { best, by, ..Retention::last(2) };
+    let inspector = Inspector::new(store);
+    let goes = |by| inspector.expendable(keep(1, by), |_| {});
+    let step = |sightings: Vec<Sighting>| sightings.iter().map(|sighting| sighting.step).collect::<Vec<_>>();
+    assert_eq!(step(goes(BestBy::FgAri).await.unwrap()), [60, 50, 40, 30, 10]);
+    assert_eq!(step(goes(BestBy::Loss).await.unwrap()), [60, 40, 30, 20, 10]);
+    checkpoints.collect(keep(3, BestBy::FgAri)).await.unwrap();
+    assert_eq!(steps(checkpoints.list().await.unwrap()), [80, 70, 60, 40, 20]);
+    checkpoints.collect(keep(1, BestBy::Loss)).await.unwrap();
+    assert_eq!(steps(checkpoints.list().await.unwrap()), [80, 70], "70 is the best of two by its loss");
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ pub use inspect::{Inspector, Sighting};
 pub use reader::PartReader;
 pub use store::{CheckpointStore, Listed, Skipped};
 
+use crate::config::BestBy;
 use crate::sealed::SealError;
 use crate::storage::StorageError;
 
@@ -62,12 +63,25 @@ pub struct Manifest {
     pub parts: Vec<Part>,
     /// What else a resumed run needs; small.
     pub extra: Value,
-    /// What it may be judged by, the smaller the better; the mean loss before it.
+    /// What it may be judged by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figure: Option<f64>,
+    /// What figure that is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub figure_of: BestBy,
+}
+
+fn is_default(by: &BestBy) -> bool {
+    *by == BestBy::default()
 }
 
 impl Manifest {
+    /// A number that is the smaller, the better it is by `by`; none where it was judged by something else.
+    #[must_use]
+    pub fn cost(&self, by: BestBy) -> Option<f64> {
+        self.figure.filter(|_| self.figure_of == by).map(|figure| by.cost(figure))
+    }
+
     /// The part of that name.
     pub fn part(&self, name: &str) -> Option<&Part> {
         self.parts.iter().find(|part| part.name == name)

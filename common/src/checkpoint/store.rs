@@ -9,6 +9,7 @@ use super::catalogue::{self, Candidate, Found, LATEST, OWNER, Place, Retention};
 use super::known::Known;
 use super::reader::PartReader;
 use super::{Attempt, CheckpointError, Fence, Manifest, Part, VERSION};
+use crate::config::BestBy;
 use crate::crash::{self, Point};
 use crate::sealed;
 use crate::storage::{StorageError, Store};
@@ -189,8 +190,8 @@ impl CheckpointStore {
             let good = good_ones < retention.last && found.committed && self.is_good(&found.place).await?;
             good_ones += usize::from(good);
             let judged = retention.best > 0 && found.committed;
-            let figure = if judged { self.figure(&found).await? } else { None };
-            attempts.push(Candidate { found, good, figure });
+            let cost = if judged { self.cost(&found, retention.by).await? } else { None };
+            attempts.push(Candidate { found, good, cost });
         }
         let mut removed = Vec::new();
         for attempt in catalogue::expendable(&attempts, retention) {
@@ -203,24 +204,24 @@ impl CheckpointStore {
         Ok(removed)
     }
 
-    /// What a checkpoint may be judged by; nothing if its manifest cannot be read or it is not whole, as far as is known: it must not
+    /// How good a checkpoint is by `by`, the smaller the better; nothing if its manifest cannot be read or it is not whole, as far as is known: it must not
     /// take the place of one that is.
-    async fn figure(&self, found: &Found) -> Result<Option<f64>, CheckpointError> {
+    async fn cost(&self, found: &Found, by: BestBy) -> Result<Option<f64>, CheckpointError> {
         let place = &found.place;
         if self.known.recall(place) == Some(false) {
             return Ok(None);
         }
-        if let Some(figure) = self.known.figure(place) {
-            return Ok(figure);
+        if let Some(cost) = self.known.cost(place, by) {
+            return Ok(cost);
         }
-        let figure = match self.manifest(place).await {
-            Ok(manifest) if manifest.parts.iter().all(|part| found.parts.contains(&part.object)) => manifest.figure,
+        let cost = match self.manifest(place).await {
+            Ok(manifest) if manifest.parts.iter().all(|part| found.parts.contains(&part.object)) => manifest.cost(by),
             Ok(_) => None,
             Err(error) if error.is_damage() => None,
             Err(error) => return Err(error),
         };
-        self.known.remember_figure(place, figure);
-        Ok(figure)
+        self.known.remember_cost(place, by, cost);
+        Ok(cost)
     }
 
     async fn attempts(&self) -> Result<Vec<Found>, CheckpointError> {

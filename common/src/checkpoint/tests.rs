@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
+use crate::config::BestBy;
 use crate::storage::Store;
 use crate::storage::faulty::Faults;
 
@@ -33,6 +34,7 @@ pub(super) fn manifest(step: u64, generation: u64, parts: Vec<Part>) -> Manifest
         parts,
         extra: json!({"position": 8 * step}),
         figure: None,
+        figure_of: BestBy::default(),
     }
 }
 

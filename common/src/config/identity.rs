@@ -115,6 +115,7 @@ mod tests {
             "data.image_format=jpeg",
             "cluster.workers_per_node=4",
             "checkpoint.every_steps=7",
+            "checkpoint.keep_best=3",
             "train.log_every=1",
             "train.evaluation.every_steps=100",
             "train.micro_batch=2",

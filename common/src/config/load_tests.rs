@@ -138,6 +138,10 @@ fn values_that_have_to_fit_each_other_name_both_keys() {
             "import.validation_share = 1 is out of range: more than 0 and less than 1",
         ),
         ("checkpoint.keep_last=1", "checkpoint.keep_last = 1 is out of range: 2 or more"),
+        (
+            "checkpoint.best_by=fg-ari",
+            "checkpoint.best_by = fg-ari is out of range: loss as long as train.evaluation.every_steps is 0",
+        ),
         ("train.ema_decay=nan", "train.ema_decay = NaN is out of range: 0 or more and less than 1"),
         ("run.name=../x", "run.name = \"../x\" is out of range: a folder name of letters, digits, '-', '_' and '.'"),
         ("evaluate.sampling_steps=1001", "evaluate.sampling_steps = 1001 is out of range: from 1 to diffusion.timesteps (1000)"),

@@ -5,6 +5,7 @@
 //! [`compose_tasks`] for files of recipes and scenes.
 
 mod autoencoder;
+mod checkpoint;
 mod cluster;
 mod compositions;
 mod concepts;
@@ -24,6 +25,7 @@ mod train;
 pub mod validate;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderTraining};
+pub use checkpoint::{BestBy, CheckpointConfig, WhenBusy};
 pub use cluster::{ClusterConfig, CollectiveKind, DeviceKind, LauncherKind, SlurmConfig};
 pub use compositions::{ComposeTask, compose_tasks};
 pub use concepts::{ComposeConfig, ConceptsConfig, NamedSlot, SceneRecipe};
@@ -40,8 +42,8 @@ pub use model::{
 pub use probe::{HoldOut, ProbeConfig};
 pub use recipes::{Edit, EditImage, EditTask, edit_tasks};
 pub use train::{
-    CheckpointConfig, CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision,
-    ReductionConfig, Sampler, TrainConfig, TrainEvaluationConfig, WhenBusy, Wire,
+    CudaGraph, Decay, EvaluateConfig, GroupConfig, Groups, NotFinitePolicy, OptimizerConfig, Precision, ReductionConfig, Sampler,
+    TrainConfig, TrainEvaluationConfig, Wire,
 };
 
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! `[train]`, `[checkpoint]` and `[evaluate]`: the recipe, what is kept of it, and how it is judged.
+//! `[train]` and `[evaluate]`: the recipe, and how what comes of it is judged.
 
 use serde::{Deserialize, Serialize};
 
@@ -207,58 +207,6 @@ pub struct OptimizerConfig {
 impl Default for OptimizerConfig {
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
-    }
-}
-
-/// `[checkpoint]`: how often, where, how many.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckpointConfig {
-    /// URL for checkpoints; absent: `checkpoints/` in the run folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Where each checkpoint is written too, after it is committed at `url`: a fast place first, a durable one after it. What one place
-    /// refuses is saved in the others, and copied there at the end. A run goes on from the newest of all.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub also: Vec<String>,
-    /// Steps between checkpoints (one is always saved at the end).
-    pub every_steps: u64,
-    /// Minutes after which one is saved in any case; 0 for never.
-    pub every_minutes: f64,
-    /// What happens when a checkpoint is due while the one before is still being written.
-    pub when_busy: WhenBusy,
-    /// Newest checkpoints to keep, 2 or more.
-    pub keep_last: usize,
-    /// Those of every so many steps are kept for ever; 0 for none.
-    pub keep_every: u64,
-    /// So many are kept for their loss, the mean over the steps since the record before.
-    pub keep_best: usize,
-}
-
-/// What happens when a checkpoint is due while the one before is still being written. One that is saved for the end, or because somebody
-/// asked for it, is waited for in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WhenBusy {
-    /// Training waits until that one is done.
-    #[default]
-    Wait,
-    /// This one is left out.
-    Skip,
-}
-
-impl Default for CheckpointConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            also: Vec::new(),
-            every_steps: 1000,
-            every_minutes: 0.0,
-            when_busy: WhenBusy::Wait,
-            keep_last: 2,
-            keep_every: 0,
-            keep_best: 0,
-        }
     }
 }
 

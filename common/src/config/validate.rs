@@ -259,6 +259,9 @@ fn checkpoint_and_evaluate(config: &Config) -> Checked {
     at_least("checkpoint.every_steps", config.checkpoint.every_steps, 1)?;
     not_negative("checkpoint.every_minutes", config.checkpoint.every_minutes)?;
     at_least("checkpoint.keep_last", config.checkpoint.keep_last, 2)?;
+    let by = config.checkpoint.best_by;
+    let looked_for = by.evaluation().is_none() || config.train.evaluation.every_steps > 0;
+    require(looked_for, "checkpoint.best_by", by, "loss as long as train.evaluation.every_steps is 0")?;
     let evaluate = &config.evaluate;
     at_least("evaluate.batch", evaluate.batch, 1)?;
     at_least("evaluate.pictures", evaluate.pictures, 1)?;

@@ -4,6 +4,7 @@
 //! safetensors layout, so that exporting a network is copying a file; and `exp_avg-<module>` and `exp_avg_sq-<module>` with AdamW's
 //! moments under the same names. The workers share the parts, in writing and in reading, whatever their number was when they were written.
 
+mod judgement;
 mod load;
 mod parts;
 mod progress;
@@ -13,11 +14,12 @@ mod snapshot;
 mod tests;
 mod writer;
 
+pub use judgement::Judgement;
 pub use load::{Restored, Restorer, draw_nonce, load_weights};
 pub use save::{SaveTo, Saver};
 
 use common::checkpoint::{CheckpointError, CheckpointStore, Manifest};
-use common::config::{Config, config_hash};
+use common::config::{BestBy, Config, config_hash};
 use common::run_dir::RunDir;
 use common::storage::{StorageError, Store};
 use serde_json::json;
@@ -214,6 +216,7 @@ impl Identity {
             parts: Vec::new(),
             extra,
             figure: None,
+            figure_of: BestBy::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! Every worker saves its share of the parts; rank 0 waits for all shares and commits. One save is under way at a time. One that fails is
 //! made up for by the next; the last one has to succeed.
 
+use super::judgement::{Judged, Judgement};
 use super::parts::{Part, assign, parts};
 use super::progress::{Progress, Stage};
 use super::writer::Writer;
@@ -40,6 +41,8 @@ pub struct Saver {
     progress: Arc<Progress>,
     /// How many were begun, the same on all workers.
     begun: u64,
+    /// Who waits to be told how good the state after that step was.
+    unjudged: Option<(u64, Sender<Option<f64>>)>,
     device: Device,
     /// On rank 0, to complete at the end what one store missed.
     stores: Vec<CheckpointStore>,
@@ -53,7 +56,7 @@ pub(super) struct Order {
     pub(super) ready: Moment,
     pub(super) step: u64,
     pub(super) detours: Detours,
-    pub(super) figure: Option<f64>,
+    pub(super) judged: Judged,
     pub(super) number: u64,
     pub(super) asked: Instant,
 }
@@ -83,17 +86,17 @@ impl Saver {
             runtime.block_on(store.claim(to.identity.run()))?;
             fences.push(runtime.block_on(store.fence())?);
         }
-        let retention = Retention { last: config.keep_last, every: config.keep_every, best: config.keep_best };
+        let retention = Retention { last: config.keep_last, every: config.keep_every, best: config.keep_best, by: config.best_by };
         let progress = Arc::<Progress>::default();
         let (orders, inbox) = channel();
         let writer = Writer { to, fences, retention, device, runtime: runtime.clone(), reporter, progress: progress.clone() };
         let body = move || writer.serve(mine, &inbox);
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(body);
         let thread = thread.map_err(|error| CheckpointingError::Writer(error.to_string()))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), progress, begun: 0, device, stores, runtime })
+        Ok(Self { orders: Some(orders), thread: Some(thread), progress, begun: 0, unjudged: None, device, stores, runtime })
     }
 
-    /// Begins to save the state after `step` steps, of which `figure` says how good it is. The state may not change before
+    /// Begins to save the state after `step` steps, which `judgement` says how good it is. The state may not change before
     /// [`before_update`](Self::before_update) has returned. Waits for the save before if that is still under way.
     ///
     /// # Errors
@@ -103,17 +106,19 @@ impl Saver {
         state: &TrainingState,
         step: u64,
         detours: &Detours,
-        figure: Option<f64>,
+        judgement: Judgement,
     ) -> Result<(), CheckpointingError> {
         let asked = Instant::now();
         self.wait()?;
         self.begun += 1;
+        let (judged, sender) = Judged::new(judgement);
+        self.unjudged = sender.map(|sender| (step, sender));
         let order = Order {
             flat: state.flat(),
             ready: Moment::now(self.device)?,
             step,
             detours: detours.clone(),
-            figure,
+            judged,
             number: self.begun,
             asked,
         };
@@ -123,6 +128,14 @@ impl Saver {
         }
         self.progress.set(Stage::Idle);
         Err(CheckpointingError::Writer("its thread has ended".into()))
+    }
+
+    /// Tells how good the state after `step` steps was, to a save that waits for it.
+    pub fn judge(&mut self, step: u64, figure: Option<f64>) {
+        if let Some((_, sender)) = self.unjudged.take_if(|(of, _)| *of == step) {
+            // A save that has failed meanwhile does not listen.
+            let _ = sender.send(figure);
+        }
     }
 
     /// Whether a save is under way.
@@ -175,7 +188,7 @@ impl Drop for Saver {
     /// A run that ends by an error still completes the checkpoint that it had begun before.
     fn drop(&mut self) {
         self.progress.close();
-        self.orders = None;
+        (self.orders, self.unjudged) = (None, None);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the checkpoint writer panicked");
         }

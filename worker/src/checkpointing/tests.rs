@@ -3,7 +3,7 @@
 
 use super::parts::{Part, assign, parts};
 use super::writer::attempt_number;
-use super::{Identity, Restorer, SaveTo, Saver};
+use super::{Identity, Judgement, Restorer, SaveTo, Saver};
 use crate::collectives::{Collective, Communicator, InProcess};
 use crate::jobs::Reporter;
 use crate::model::{Initial, LatentSlotDiffusion, Sizes};
@@ -75,7 +75,7 @@ fn save(config: &Config, folders: &[&Path], world: usize, seed: i64, step: u64, 
         let state = state(config, seed);
         let (handle, reporter) = (runtime.handle().clone(), Reporter::log_only());
         let mut saver = Saver::start(to, &state, &config.checkpoint, Device::Cpu, handle, reporter).unwrap();
-        saver.save(&state, step, &Detours::default(), None).unwrap();
+        saver.save(&state, step, &Detours::default(), Judgement::Known(None)).unwrap();
         saver.finish().map_err(|error| error.to_string())
     })
 }
@@ -163,11 +163,11 @@ fn a_share_that_cannot_be_written_fails_the_save_at_once_and_not_the_next_one() 
             std::fs::create_dir_all(folder.path().join(attempt)).unwrap();
         }
         all.barrier().unwrap();
-        saver.save(&state, 10, &Detours::default(), None).unwrap();
+        saver.save(&state, 10, &Detours::default(), Judgement::Known(None)).unwrap();
         saver.wait().unwrap();
         let first = saver.finish().map_err(|error| error.to_string());
         all.barrier().unwrap();
-        saver.save(&state, 20, &Detours::default(), None).unwrap();
+        saver.save(&state, 20, &Detours::default(), Judgement::Known(None)).unwrap();
         (first, saver.finish().map_err(|error| error.to_string()))
     });
     for (rank, (first, second)) in heard.iter().enumerate() {

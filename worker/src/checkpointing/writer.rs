@@ -130,7 +130,6 @@ impl Writer {
     /// Writes this worker's share into a store. Returns whether it has committed the checkpoint there.
     async fn save_in(&self, index: usize, files: &Files, order: &Order) -> Result<bool, Failure> {
         let mut manifest = self.to.identity.manifest(order.step, &order.detours);
-        manifest.figure = order.figure;
         let fence = self.fences.get(index).cloned();
         let attempt =
             self.to.stores[index].join(order.step, manifest.generation, attempt_number(self.to.nonce, order.number), fence);
@@ -139,6 +138,7 @@ impl Writer {
             Ok(None) => return Ok(false),
             Err(error) => return Err(self.withdraw(&attempt, files, error).await),
         }
+        (manifest.figure, manifest.figure_of) = (order.judged.figure(), self.retention.by);
         attempt.commit(&manifest).await?;
         Ok(true)
     }

@@ -48,6 +48,11 @@ impl HeldOutSplit {
         Ok(Self { dataset, has_masks, runtime: runtime.clone() })
     }
 
+    /// Whether it is known which pixels belong to which object.
+    pub fn has_masks(&self) -> bool {
+        self.has_masks
+    }
+
     /// Number of images.
     pub fn count(&self) -> usize {
         usize::try_from(self.dataset.rows()).unwrap_or(usize::MAX)

@@ -2,7 +2,7 @@
 
 use super::crew::run_job;
 use super::{JobContext, Reporter, compose, evaluate, scenes};
-use crate::checkpointing::{Identity, SaveTo, Saver, open_store};
+use crate::checkpointing::{Identity, Judgement, SaveTo, Saver, open_store};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
@@ -109,7 +109,7 @@ pub(super) fn save(config: &Config, state: &TrainingState, run: &RunDir, runtime
     let to = SaveTo { stores: vec![store], identity, nonce: 1, place: (0, 1) };
     let handle = runtime.handle().clone();
     let mut saver = Saver::start(to, state, &config.checkpoint, Device::Cpu, handle, Reporter::log_only()).unwrap();
-    saver.save(state, 5, &Detours::default(), None).unwrap();
+    saver.save(state, 5, &Detours::default(), Judgement::Known(None)).unwrap();
     saver.finish().unwrap();
 }
 

@@ -12,7 +12,7 @@ use super::reduction::Reducer;
 use super::rehearsal::Rehearsal;
 use super::step::{StepOutcome, TrainingState, Wishes};
 use super::window::{Closed, Figures, NotFinite, Window};
-use crate::checkpointing::{Restorer, Saver};
+use crate::checkpointing::{Judgement, Restorer, Saver};
 use crate::collectives::Collective;
 use crate::data::{Batch, Loader, Supply, Transfer};
 use crate::jobs::JobContext;
@@ -205,12 +205,23 @@ impl Training<'_> {
             self.rehearsal.before_save(step)?;
             // Before the save: a wish that comes from now on is for a later one.
             context.save.lower();
-            self.saver.save(self.state, step, &self.detours, course.ended.loss)?;
+            let judgement = self.judgement(course);
+            self.saver.save(self.state, step, &self.detours, judgement)?;
             course.saved_step = Some(step);
             (course.saved, course.wished) = (Instant::now(), Wished::default());
             course.laps.enter(Lap::Other);
         }
         if course.ended.stopped { self.evaluate(course, context) } else { Ok(()) }
+    }
+
+    /// What the state after the step that is done is judged by: its loss, or what was found in held-out images, which is told after the
+    /// next step. Nothing if they were not looked at.
+    fn judgement(&self, course: &Course) -> Judgement {
+        match course.config.checkpoint.best_by.evaluation() {
+            None => Judgement::Known(course.ended.loss),
+            Some(_) if self.held_out.as_ref().is_some_and(HeldOut::has_looked) => Judgement::ToCome,
+            Some(_) => Judgement::Known(None),
+        }
     }
 
     /// Every `train.evaluation.every_steps` steps, looks at held-out images.
@@ -230,6 +241,9 @@ impl Training<'_> {
         let Some(Found { evaluation, seconds, sheet }) = self.held_out.as_mut().map_or(Ok(None), HeldOut::found)? else {
             return Ok(());
         };
+        if let Some(name) = context.config.checkpoint.best_by.evaluation() {
+            self.saver.judge(evaluation.step, evaluation.figures.get(name).copied());
+        }
         let Some(metrics) = &self.metrics else { return Ok(()) };
         let (step, generation) = (evaluation.step, context.place.generation);
         let named = evaluation.figures.iter().map(|(name, value)| (format!("evaluation/{name}"), *value));

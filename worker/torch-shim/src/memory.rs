@@ -99,7 +99,6 @@ impl Unfinished {
     }
 
     /// The tensor, as it is now.
-    #[must_use]
     pub fn finish(self) -> Tensor {
         self.tensor
     }

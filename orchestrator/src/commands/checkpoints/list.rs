@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use common::checkpoint::Sighting;
+use common::config::BestBy;
 use owo_colors::Style;
 use serde::Serialize;
 use serde_json::json;
@@ -27,8 +28,10 @@ pub(in crate::commands) struct Row {
     pub(in crate::commands) world: Option<usize>,
     /// Bytes of all its objects.
     pub(in crate::commands) bytes: u64,
-    /// The loss that `checkpoint.keep_best` goes by.
+    /// What `checkpoint.keep_best` goes by.
     pub(in crate::commands) figure: Option<f64>,
+    /// What figure that is.
+    pub(in crate::commands) figure_of: Option<BestBy>,
     /// When, by the journal.
     pub(in crate::commands) committed_at: Option<String>,
     /// Whether it is complete.
@@ -98,6 +101,7 @@ async fn row(source: &Source, place: &super::source::Place, sighting: Sighting) 
         world: manifest.as_ref().map(|manifest| manifest.world),
         bytes: sighting.bytes,
         figure: manifest.as_ref().and_then(|manifest| manifest.figure),
+        figure_of: manifest.as_ref().map(|manifest| manifest.figure_of),
         committed_at: source.committed_at(&sighting).filter(|_| sighting.committed).map(str::to_owned),
         committed: sighting.committed,
         data_fingerprint: manifest.map(|manifest| manifest.data_fingerprint),
@@ -108,7 +112,9 @@ async fn row(source: &Source, place: &super::source::Place, sighting: Sighting) 
 }
 
 fn text(source: &Source, rows: &[Row], hidden: usize) -> String {
-    let mut table = Table::new(["step", "generation", "workers", "size", "loss", "age", "<state", "<where", "<folder"]);
+    let by = rows.iter().find_map(|row| row.figure_of).unwrap_or_default();
+    let by = if rows.iter().all(|row| row.figure_of.is_none_or(|of| of == by)) { by.name() } else { "figure" };
+    let mut table = Table::new(["step", "generation", "workers", "size", by, "age", "<state", "<where", "<folder"]);
     let now = since_1970(SystemTime::now());
     let several = source.places.len() > 1;
     for row in rows {

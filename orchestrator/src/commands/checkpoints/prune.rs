@@ -23,7 +23,7 @@ pub(crate) struct Keep {
     /// Those of every so many steps stay; 0 for none [default: checkpoint.keep_every]
     #[arg(long, value_name = "STEPS")]
     keep_every: Option<u64>,
-    /// The N with the smallest loss stay; 0 for none [default: checkpoint.keep_best]
+    /// The N best by checkpoint.best_by stay; 0 for none [default: checkpoint.keep_best]
     #[arg(long, value_name = "N")]
     keep_best: Option<u64>,
 }
@@ -35,6 +35,7 @@ impl Keep {
             last: number(self.keep_last, configured.keep_last).max(2),
             every: self.keep_every.unwrap_or(configured.keep_every),
             best: number(self.keep_best, configured.keep_best),
+            by: configured.best_by,
         }
     }
 }
@@ -54,11 +55,11 @@ pub(super) async fn run(run: &str, keep: Keep, yes: bool, as_json: bool) -> Resu
             "place": place.label, "url": place.inspector.url(), "folder": sighting.folder})
     };
     if as_json {
-        let Retention { last, every, best } = retention;
+        let Retention { last, every, best, by } = retention;
         let rows = |all: &[(&Place, Sighting)]| all.iter().map(row).collect::<Vec<_>>();
         print(&format!(
             "{:#}\n",
-            json!({"retention": {"keep_last": last, "keep_every": every, "keep_best": best}, "removed": yes,
+            json!({"retention": {"keep_last": last, "keep_every": every, "keep_best": best, "best_by": by}, "removed": yes,
                 "goes": rows(&goes), "stays": rows(&stays)})
         ))?;
     } else {

@@ -24,7 +24,7 @@ use crate::collectives::Submitter;
 use crate::data::{Batch, HeldOutImages, HeldOutSplit, Slice};
 use crate::evaluation::{ImageSlots, attention_entropy, score, shares, similarity};
 use crate::inference::{INFERENCE, enlarge, find_slots, segment, to_vec};
-use crate::jobs::JobContext;
+use crate::jobs::{BadInput, JobContext};
 use crate::model::{LatentSlotDiffusion, SlotOutput};
 use common::config::{Config, SlotInitialisation};
 use exchange::Exchange;
@@ -79,6 +79,11 @@ impl HeldOut {
             return Ok(None);
         }
         let split = HeldOutSplit::open(&context.runtime, config)?;
+        let by = config.checkpoint.best_by;
+        if by.needs_masks() && !split.has_masks() {
+            let url = &config.data.latents;
+            return Err(BadInput::message(format!("checkpoint.best_by = {by} needs masks, and {url} has none")).into());
+        }
         let share = |count: usize| Slice { global_batch: count.min(split.count()), rank: place.rank, world: place.world }.rows();
         let (mine, noise) = (share(wanted.samples), NoiseRecipe::new(config));
         let ends = mine.clone().step_by(config.evaluate.batch).map(|start| start..mine.end.min(start + config.evaluate.batch));
@@ -125,6 +130,11 @@ impl HeldOut {
         let seconds = begun.elapsed().as_secs_f64();
         self.pending = Some(Exchange::begin(&self.submitter, self.examiner.device, step, seconds, &findings, painted.as_ref())?);
         Ok(())
+    }
+
+    /// Whether there is something to be found that nobody has asked for yet.
+    pub fn has_looked(&self) -> bool {
+        self.pending.is_some()
     }
 
     /// What all workers have found together, if they have looked and nobody has asked yet. The pictures are there on rank 0.

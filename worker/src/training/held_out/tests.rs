@@ -1,10 +1,11 @@
 //! Training that looks at held-out images, beside training that does not.
 #![allow(clippy::unwrap_used)]
 
+use crate::checkpointing::open_store;
 use crate::model::{Autoencoder, Initial};
 use crate::training::step_tests::fresh_state;
 use crate::training::tests::{Lab, copy, message};
-use common::config::Config;
+use common::config::{BestBy, Config};
 use common::run_dir::RunDir;
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,6 +95,24 @@ fn a_resumed_run_sees_what_it_would_have_seen() {
     assert_eq!(evaluations(&lab, &stopped).len(), 1, "who is asked to end after a step still looks at what it has learned");
 }
 
+/// A checkpoint has what two workers find in held-out images after its step, though that is told only after the next one.
+#[test]
+fn checkpoints_are_judged_by_what_is_found_in_held_out_images() {
+    let lab = lab();
+    let judged = ["checkpoint.every_steps=2", "checkpoint.best_by=held-out-loss"];
+    let config = config(&lab, &[&LOOKS[..], &judged].concat());
+    lab.train_by_two(&config, false);
+    let found: BTreeMap<u64, f64> =
+        evaluations(&lab, &config).into_iter().map(|(step, figures)| (step, figures["evaluation/loss"])).collect();
+    let store = open_store(&config, &RunDir::new(lab.path("run"))).unwrap();
+    let saved = lab.runtime.block_on(store.list()).unwrap();
+    assert_eq!(saved.iter().map(|saved| saved.step).collect::<Vec<_>>(), [15, 14, 12, 10, 8, 6, 4, 2]);
+    for saved in saved {
+        let manifest = lab.runtime.block_on(store.open(&saved)).unwrap();
+        assert_eq!((manifest.figure, manifest.figure_of), (found.get(&saved.step).copied(), BestBy::HeldOutLoss), "{}", saved.step);
+    }
+}
+
 #[test]
 fn what_is_averaged_follows_the_moving_average() {
     let lab = lab();
@@ -117,6 +136,8 @@ fn what_is_averaged_follows_the_moving_average() {
 fn what_is_missing_is_named_before_the_first_step() {
     let lab = lab();
     let refused = |overrides: &[&str]| message(lab.train(&config(&lab, &[&LOOKS[..], overrides].concat()), 1));
+    let text = refused(&["checkpoint.best_by=fg-ari"]);
+    assert!(text.contains("checkpoint.best_by = fg-ari needs masks") && text.contains("latents"), "{text}");
     fs::remove_dir_all(lab.path("autoencoder")).unwrap();
     let text = refused(&[]);
     assert!(text.contains(lab.path("autoencoder").to_str().unwrap()), "{text}");
