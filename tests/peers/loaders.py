@@ -146,7 +146,8 @@ def read(options):
     importlib.import_module(PEERS[options.peer])
     begun, first = time.perf_counter(), None
     reader = globals()[f"read_{options.peer}"]
-    loader = reader(options.place, options.cache, options.batch, num_workers=options.workers)
+    loading = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
+    loader = reader(options.place, options.cache, options.batch, **loading)
     for epoch in range(options.epochs):
         if epoch < 2:
             since, cpu, rows = time.perf_counter(), cpu_seconds(), 0
