@@ -27,9 +27,10 @@ import sys
 import tempfile
 import time
 
+from allocator import ALLOCATOR
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/checkpoint_speed"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_TOP_PAD_": str(1 << 26)}
 # The published networks at a third of their size, on images for which a step takes about a second of a CPU core.
 SMALLER = ["data.resolution=64", "model.unet.block_channels=[96, 192, 384, 384]"]
 PEERS = ["torch.save", "dcp", "dcp process", "accelerate"]

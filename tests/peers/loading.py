@@ -1,210 +1,236 @@
 #!/usr/bin/env python3
 """How fast rows become batches: ours beside MosaicML Streaming, WebDataset and litData, on the same rows: `tests/peers/loading.py`.
 
-Needs `make peers-loading`, whose `.venv-loading/bin/python` runs it, and `cargo build --release --example loading`. A row is an image (the very JPEG bytes that ours stores) and its moments in
-half precision; a batch is ready when it is two tensors in the host's memory, shuffled as each library shuffles. All read a local folder; the
-figure is that of all epochs but the first. With `--url s3://BUCKET/PREFIX` ours reads from there instead, and from its cache on the host from the second epoch on.
+Needs `make peers-loading`, whose `.venv-loading/bin/python` runs it, and `cargo build --release --example loading`. A row is an image
+(the very JPEG bytes that ours stores) and its moments in half precision; a batch is ready when it is two tensors in the host's memory,
+shuffled as each library shuffles. All read a local folder or, with `--s3`, an S3 server on this machine (s3s-fs, of `make servers`), each
+through a folder that is empty at first: there the first epoch comes over the network. What was fetched is what the server read from its
+disk meanwhile. What the server computes counts for nobody, and it has the last core; with that among `--cores`, it shares it with the sides.
 
-With moments only, the peers get a data set that holds nothing else, which spares them the images beside: in ours they lie in another file.
-Each side is confined to as many cores as `--cores` says, and may have as many worker processes or none, whichever is faster. `per core` is
-rows per second of computation, which other processes on the machine do not change as they do the wall time.
+With moments only, the peers get a data set that holds nothing else, which spares them the images beside: in ours they lie in another
+file. Each side is confined to as many cores as `--cores` says, and peers may have as many worker processes or none: each of their figures is
+that of the better way. `per core` is rows per second of computation, which other processes on the machine do not change as they do the
+wall time; the first batch is timed from when a side's libraries are loaded. All sides run in turns, each time as a new process with the
+allocator settings that `orchestrator launch` gives its workers; figures are medians over `--rounds`. With `--ours KEY=VALUE` ours is also
+measured with that changed. A side that fails is named with the reason, and makes the exit code 1.
 """
 
 import argparse
-import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+from allocator import ALLOCATOR
+from loaders import PEERS, s3_client
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/loading"
-PEERS = ["mosaicml", "webdataset", "litdata"]
+LOADERS = pathlib.Path(__file__).with_name("loaders.py")
+SERVER = ROOT / ".venv/s3s/bin/s3s-fs"
+BUCKET = "box"
+# Figures of which more is better: rows per second, and per second of computation.
+RATES = ["cold", "cold_core", "warm", "warm_core"]
 
 
-def rows_of(plain, images):
-    for moments in sorted(plain.glob("*.moments")):
-        row = {"moments": moments.read_bytes()}
-        if images:
-            row["image"] = moments.with_suffix(".jpg").read_bytes()
-        yield moments.stem, row
+class Server:
+    """s3s-fs with an empty bucket, on the last core."""
+
+    def __init__(self, folder):
+        (folder / "root" / BUCKET).mkdir(parents=True)
+        words = ["--access-key", "test", "--secret-key", "secret", "--host", "127.0.0.1", "--port", "0", folder / "root"]
+        command = ["taskset", "-c", str(os.cpu_count() - 1), SERVER, *words]
+        self.said = folder / "said"
+        with open(self.said, "w") as said:
+            environment = os.environ | {"RUST_LOG": "s3s_fs=info"}
+            self.process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=environment)
+        endpoint = self.address()
+        os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret"}
+        os.environ |= {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ |= {"AWS_ENDPOINT": endpoint, "AWS_ALLOW_HTTP": "true", "S3_ENDPOINT_URL": endpoint}
+
+    def address(self):
+        """From the line in which it says where it is."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self.process.poll() is None:
+            _, found, rest = self.said.read_text().partition("http://127.0.0.1:")
+            port = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+            if found and len(rest) > len(port):
+                return f"http://127.0.0.1:{port}"
+            time.sleep(0.05)
+        self.close()
+        sys.exit(f"{SERVER} did not say where it listens: {self.said.read_text().strip()}")
+
+    def take(self, folder):
+        """Uploads a folder; its URL."""
+        client = s3_client()
+        for path in filter(pathlib.Path.is_file, folder.rglob("*")):
+            client.upload_file(str(path), BUCKET, f"{folder.name}/{path.relative_to(folder)}")
+        return f"s3://{BUCKET}/{folder.name}"
+
+    def served(self):
+        """MiB that it has read from its disk."""
+        fields = dict(line.split(": ") for line in pathlib.Path(f"/proc/{self.process.pid}/io").read_text().splitlines())
+        return int(fields["rchar"]) / (1 << 20)
+
+    def expect_alive(self):
+        if self.process.poll() is not None:
+            sys.exit(f"{SERVER} ended with {self.process.returncode}: {' '.join(self.said.read_text().split())[-500:]}")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
 
 
-def lit_row(item):
-    return item
+def cause(words):
+    """The last error of what a side said, in one line: Python's and ours begin alike."""
+    return " ".join(re.split(r"^(?=[\w.]*Error\b)", words, flags=re.MULTILINE)[-1].split())[:300]
 
 
-def write_mosaicml(plain, folder, images):
-    from streaming import MDSWriter
-
-    columns = {"moments": "bytes"} | ({"image": "bytes"} if images else {})
-    with MDSWriter(out=str(folder), columns=columns, size_limit=64 << 20) as writer:
-        for _, row in rows_of(plain, images):
-            writer.write(row)
-
-
-def write_webdataset(plain, folder, images):
-    import webdataset
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with webdataset.ShardWriter(str(folder / "%05d.tar"), maxsize=64 << 20, verbose=0) as writer:
-        for key, row in rows_of(plain, images):
-            writer.write({"__key__": key, "moments": row["moments"]} | ({"jpg": row["image"]} if images else {}))
-
-
-def write_litdata(plain, folder, images):
-    from litdata import optimize
-
-    rows = [row for _, row in rows_of(plain, images)]
-    optimize(fn=lit_row, inputs=rows, output_dir=str(folder), chunk_bytes="64MB", num_workers=1)
-
-
-def tensors(row):
-    """A row as tensors, by the fastest way that these libraries' users have: PIL over libjpeg-turbo."""
-    import numpy
-    import torch
-    from PIL import Image
-
-    found = [torch.from_numpy(numpy.frombuffer(row["moments"], dtype=numpy.float16).copy())]
-    if "image" in row:
-        found.append(torch.from_numpy(numpy.array(Image.open(io.BytesIO(row["image"])))))
-    return found
-
-
-def stack(rows):
-    import torch
-
-    return [torch.stack(column) for column in zip(*map(tensors, rows))]
-
-
-def loader_of(name, folder, batch, workers):
-    import torch
-
-    if name == "mosaicml":
-        from streaming import StreamingDataset
-
-        dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=batch)
-        return torch.utils.data.DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=stack, drop_last=True)
-    if name == "litdata":
-        import litdata
-
-        dataset = litdata.StreamingDataset(str(folder), shuffle=True, drop_last=True)
-        return litdata.StreamingDataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=stack, drop_last=True)
-    import webdataset
-
-    urls = sorted(map(str, folder.glob("*.tar")))
-    split = {"nodesplitter": webdataset.split_by_node, "workersplitter": webdataset.split_by_worker}
-    dataset = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False, **split)
-    dataset = dataset.shuffle(1000).map(lambda row: {"moments": row["moments"]} | ({"image": row["jpg"]} if "jpg" in row else {}))
-    return torch.utils.data.DataLoader(dataset.batched(batch, collation_fn=stack, partial=False), batch_size=None, num_workers=workers)
-
-
-def cpu_seconds():
-    """Seconds of computation of this process and its children, living and gone; those of the children in hundredths."""
-    def of(pid):
-        try:
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-            children = [child for task in tasks for child in (task / "children").read_text().split()]
-        except OSError:
-            return 0.0
-        own = time.process_time() if pid == os.getpid() else sum(map(int, fields[11:13])) / 100
-        return own + sum(map(int, fields[13:15])) / 100 + sum(map(of, children))
-
-    return of(os.getpid())
-
-
-def read_peer(options):
-    import torch
-
-    torch.set_num_threads(1)
-    begun, first = time.perf_counter(), None
-    loader = loader_of(options.peer, pathlib.Path(options.folder), options.batch, options.workers)
-    for epoch in range(options.epochs):
-        if epoch < 2:
-            since, cpu, rows = time.perf_counter(), cpu_seconds(), 0
-        for batch in loader:
-            rows += len(batch[0])
-            first = first or time.perf_counter() - begun
-        seconds, computed = time.perf_counter() - since, cpu_seconds() - cpu
-        rates = {"per_second": rows / seconds, "per_core": rows / max(computed, 0.01)}
-        print(json.dumps({"epoch": epoch, "rows": rows, **rates, "first_batch": first}), flush=True)
-
-
-def last_line(command, cores, environment=None):
+def run(command, cores):
+    """The figures of a side that reads once: of its first epoch and of all others."""
     command = ["taskset", "-c", f"0-{cores - 1}", *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}), timeout=600)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(lines[-1])
+    environment = os.environ | ALLOCATOR | {"RUST_BACKTRACE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stderr or f"exit code {done.returncode}")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    cold, warm = lines[0], lines[-1]
+    rates = [cold["per_second"], cold["per_core"], warm["per_second"], warm["per_core"]]
+    return dict(zip(RATES, rates)) | {"first_batch": warm["first_batch"]}
 
 
-def measure(options, side, folder):
-    ours = folder / "ours"
-    latents = options.url and f"{options.url}/{side}" or str(ours)
-    settings = {"data.resolution": side, "data.image_format": "jpeg", "data.latents": latents}
-    if options.url:
-        settings |= {"data.cache_folder": str(folder / "cache")}
-    command = [BINARY, "--config", ROOT / "configs/quickstart.toml"]
-    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    plain = folder / "plain"
-    subprocess.run([*command, "write", "--rows", str(options.rows), "--plain", plain], check=True)
-    for images in [True, False]:
-        what = "images and moments" if images else "moments only"
-        epochs = options.epochs if images else options.epochs * 5
-        read = ["read", "--batch", options.batch, "--epochs", epochs, *([] if images else ["--moments-only"])]
-        results = {"ours": last_line([*command, *read], options.cores)}
-        for peer in options.peers:
-            place = folder / f"{peer}-{'images' if images else 'moments'}"
+def best(ways):
+    """Medians over the rounds of each way to read, and of those the better ones."""
+    medians = [{key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]} for rounds in ways]
+    return {key: (max if key in RATES else min)(way[key] for way in medians) for key in medians[0]}
+
+
+def our_command(side, place, settings):
+    settings = [f"data.resolution={side}", "data.image_format=jpeg", f"data.latents={place}", *settings]
+    return [BINARY, "--config", ROOT / "configs/quickstart.toml", *(word for setting in settings for word in ("--set", setting))]
+
+
+class Comparison:
+    """All sides over the rows of one size of image."""
+
+    def __init__(self, options, side, folder, server):
+        self.options, self.side, self.folder, self.server = options, side, folder, server
+        self.cache, self.plain = folder / "cache", folder / "plain"
+        ours = folder / f"ours-{side}"
+        write = [*our_command(side, ours, []), "write", "--rows", options.rows, "--plain", self.plain]
+        subprocess.run(list(map(str, write)), check=True)
+        self.ours = self.place(ours)
+
+    def place(self, folder):
+        return self.server.take(folder) if self.server else folder
+
+    def our_commands(self, reading, images):
+        cache = f"data.cache_folder={self.cache}"
+        moments_only = [] if images else ["--moments-only"]
+        for settings in [[], *self.options.ours]:
+            command = our_command(self.side, self.ours, [cache, *settings])
+            yield ", ".join(["ours", *settings]), [[*command, "read", *reading, *moments_only]]
+
+    def peer_commands(self, peer, reading, images):
+        """Writes its data set; how it is read, without worker processes and with them."""
+        folder = self.folder / f"{peer}-{self.side}-{'images' if images else 'moments'}"
+        write = [sys.executable, LOADERS, "write", peer, self.plain, folder, *(["--images"] if images else [])]
+        subprocess.run(list(map(str, write)), check=True, capture_output=True, timeout=600)
+        command = [sys.executable, LOADERS, "read", peer, self.place(folder), *reading]
+        cache = ["--cache", self.cache] if self.server else []
+        return [[*command, *cache, "--workers", workers] for workers in sorted({0, self.options.cores})]
+
+    def read_once(self, command):
+        shutil.rmtree(self.cache, ignore_errors=True)
+        before = self.server.served() if self.server else 0
+        figures = run(command, self.options.cores)
+        return figures | {"fetched": self.server.served() - before if self.server else 0}
+
+    def reason(self, error):
+        """Why a side failed, unless it is that the server has gone: then nothing else would tell anything."""
+        if self.server:
+            self.server.expect_alive()
+        words = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        return cause(words)
+
+    def measure(self, images):
+        """Prints a table; whether all sides have figures."""
+        # Those of moments alone are short.
+        epochs = self.options.epochs * (1 if images else 5)
+        reading = ["--batch", self.options.batch, "--epochs", epochs]
+        commands, failures = dict(self.our_commands(reading, images)), {}
+        for peer in self.options.peers:
             try:
-                write = [sys.executable, __file__, "--peer", peer, "--folder", place, "--plain", plain, *(["--images"] if images else [])]
-                subprocess.run(list(map(str, write)), check=True, capture_output=True)
-                runs = []
-                for workers in sorted({0, options.cores}):
-                    arguments = ["--peer", peer, "--folder", place, *read[1:5], "--workers", workers]
-                    runs.append(last_line([sys.executable, __file__, *arguments], options.cores))
-                best = max(runs, key=lambda run: run["per_second"])
-                results[peer] = best | {"per_core": max(run["per_core"] for run in runs)}
+                commands[peer] = self.peer_commands(peer, reading, images)
             except Exception as error:
-                print(f"{peer}: skipped, {error}", file=sys.stderr)
-        print(f"\n{side} x {side}, {what}, {options.rows} rows, batch {options.batch}, {options.cores} core(s)")
+                failures[peer] = self.reason(error)
+        found = {name: [[] for _ in ways] for name, ways in commands.items()}
+        for _ in range(self.options.rounds):
+            for name in [name for name in commands if name not in failures]:
+                try:
+                    for figures, command in zip(found[name], commands[name]):
+                        figures.append(self.read_once(command))
+                except Exception as error:
+                    failures[name] = self.reason(error)
+        results = {name: best(found[name]) for name in commands if name not in failures}
+        self.print(results, failures, images)
+        return not failures
+
+    def print(self, results, failures, images):
+        options, source = self.options, "s3s-fs" if self.server else "a local folder"
+        what = "images and moments" if images else "moments only"
+        print(f"\n{self.side} x {self.side}, {what}, from {source}; {options.rows} rows, batch {options.batch},", end=" ")
+        print(f"{options.cores} core(s), {options.rounds} round(s), load {os.getloadavg()[0]:.1f}; rows per second (ours to theirs)")
+        width = max(map(len, [*results, *failures]))
+        heads = ["first epoch", "per core", "later epochs", "per core"]
+        print(f"  {'':<{width}}{''.join(f'{head:>18}' for head in heads)}   first batch{'   fetched' if self.server else ''}")
+        ours = results.get("ours")
         for name, result in results.items():
-            ratio = results["ours"]["per_core"] / result["per_core"]
-            figures = f"{result['per_second']:>10.0f} rows/s{result['per_core']:>10.0f} per core{ratio:>8.1f}x"
-            print(f"  {name:<12}{figures}   first batch {result['first_batch']:.2f} s", flush=True)
+            cells = [f"{result[key]:.0f} {f'({ours[key] / result[key]:.1f}x)' if ours else '':>8}" for key in RATES]
+            fetched = f"{result['fetched']:>6.0f} MiB" if self.server else ""
+            print(f"  {name:<{width}}{''.join(f'{cell:>18}' for cell in cells)}{result['first_batch']:>12.2f} s{fetched}", flush=True)
+        for name, reason in failures.items():
+            print(f"  {name:<{width}}  failed: {reason}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="*", default=[128, 256])
+    parser.add_argument("--sides", type=int, nargs="*", default=[128, 256], help="of the square images, in pixels")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--url", help="where ours lies, instead of a local folder")
-    parser.add_argument("--peers", nargs="*", default=PEERS)
-    parser.add_argument("--peer", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    parser.add_argument("--plain", help=argparse.SUPPRESS)
-    parser.add_argument("--images", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--s3", action="store_true", help="read from an S3 server instead of a local folder")
+    parser.add_argument("--ours", nargs="+", action="append", default=[], metavar="KEY=VALUE", help="a row of ours with this changed")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
     options = parser.parse_args()
-    if options.plain:
-        return globals()[f"write_{options.peer}"](pathlib.Path(options.plain), pathlib.Path(options.folder), options.images)
-    if options.peer:
-        return read_peer(options)
+    # The server goes, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    if options.epochs < 2:
+        parser.error("--epochs: two at least, as the first is told apart")
+    good = True
     for side in options.sides:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="loading-"))
-        try:
-            measure(options, side, folder)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="loading-") as folder:
+            folder, server = pathlib.Path(folder), None
+            try:
+                server = Server(folder) if options.s3 else None
+                comparison = Comparison(options, side, folder, server)
+                for images in [True, False]:
+                    good &= comparison.measure(images)
+            finally:
+                if server:
+                    server.close()
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

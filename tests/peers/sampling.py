@@ -21,12 +21,12 @@ import time
 
 import networks
 import torch
+from allocator import ALLOCATOR
 from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/sampling"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_TOP_PAD_": str(1 << 26)}
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
 TOLERANCE = 1e-4
 

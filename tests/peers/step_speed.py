@@ -27,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 
+from allocator import ALLOCATOR
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/step_speed"
 TRAINERS = pathlib.Path(__file__).with_name("trainers.py")
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_TOP_PAD_": str(1 << 26)}
 
 
 def device_memory():

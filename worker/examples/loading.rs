@@ -11,7 +11,7 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tch::Tensor;
 use tokio::runtime::Handle;
 use worker::data::{MOMENTS, encode_columns, image_column, open_split, read_tensor};
@@ -60,7 +60,9 @@ fn main() -> Result<()> {
     let text = std::fs::read_to_string(&arguments.config).with_context(|| arguments.config.display().to_string())?;
     let config = load::from_str(&text, &arguments.config.display().to_string(), &arguments.set)?;
     tch::set_num_threads(std::thread::available_parallelism()?.get() as i32);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // No thread ends before the last figure: what it computed would be missing.
+    let keep = Duration::from_secs(24 * 60 * 60);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_keep_alive(keep).enable_all().build()?;
     match arguments.command {
         Command::Write { rows, plain } => runtime.block_on(write(&config, rows, plain.as_deref())),
         Command::Read { batch, epochs, moments_only } => read(&config, batch, epochs, moments_only, runtime.handle()),
