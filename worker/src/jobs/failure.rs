@@ -71,6 +71,8 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
         || storage_error(cause).is_some_and(StorageError::is_refusal)
         || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))
+        // Where a data set is written nothing else goes on, as training does without a checkpoint.
+        || matches!(cause.downcast_ref(), Some(ShardError::Storage(error)) if error.is_of_the_place())
 }
 
 /// What a store has said, where it is told by others.
