@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::shards::{Column, DType, Encoding, OwnedRows, Schema, ShardWriter};
+use common::shards::{Column, DType, Encoding, ORIGIN, OwnedRows, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Value, json};
 
@@ -128,5 +128,8 @@ fn exports_hold_the_same_bytes_under_the_names_of_others() {
         let header = "{'descr': '<f2', 'fortran_order': False, 'shape': (4, 2, 2,), }";
         assert!(array[10..].starts_with(header.as_bytes()), "{}", String::from_utf8_lossy(&array[..128]));
     }
-    assert_eq!(std::fs::read_dir(&unpacked).unwrap().count(), 15);
+    // Three files of each row, and what the data set says about itself.
+    assert_eq!(std::fs::read_dir(&unpacked).unwrap().count(), 16);
+    let origin: Value = serde_json::from_slice(&std::fs::read(unpacked.join(ORIGIN)).unwrap()).unwrap();
+    assert_eq!(origin, json!({"kind": "test"}));
 }

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-pub(super) use nix::libc::{EDQUOT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM};
 use nix::libc::{EACCES, ENOTDIR, EROFS};
+pub(super) use nix::libc::{EDQUOT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM};
 
 /// What the system says of places that are closed to this user, that nobody may write, or that are below a file.
 pub(super) const CLOSED: [i32; 3] = [EACCES, EROFS, ENOTDIR];

@@ -10,7 +10,7 @@ use crate::collectives::Collective;
 use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
 use crate::model::Autoencoder;
 use anyhow::Result;
-use common::shards::{Column, DType, Manifest, OwnedRows, Schema, ShardWriter};
+use common::shards::{Column, DType, Manifest, OwnedRows, SCALING_FACTOR, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -129,7 +129,7 @@ fn metadata(source: &Manifest, autoencoder: &Autoencoder) -> Value {
     let mut metadata = source.metadata.as_object().cloned().unwrap_or_default();
     metadata.insert("images".into(), source.fingerprint().into());
     metadata.insert("autoencoder".into(), autoencoder.digest.clone().into());
-    metadata.insert("scaling_factor".into(), autoencoder.scaling_factor.into());
+    metadata.insert(SCALING_FACTOR.into(), autoencoder.scaling_factor.into());
     Value::Object(metadata)
 }
 

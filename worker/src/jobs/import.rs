@@ -143,9 +143,9 @@ fn length(rows: &Range<u64>) -> u64 {
 }
 
 /// Everything that determines the rows but the content of the files, for which the digest of their names stands; and the names behind the
-/// codes of the categories.
+/// codes of the categories. What is known about the data set by those who have exported it goes before.
 fn metadata(config: &Config, import: &ImportConfig, split: Split, part: &Part<'_>) -> Value {
-    json!({
+    let mut metadata = json!({
         "kind": "import",
         "layout": import.layout,
         "split": split.name(),
@@ -154,5 +154,9 @@ fn metadata(config: &Config, import: &ImportConfig, split: Split, part: &Part<'_
         "frame_stride": import.frame_stride,
         "members": part.digest(),
         "categories": part.format().categories(),
-    })
+    });
+    for (field, value) in part.format().origin() {
+        metadata[field] = value.clone();
+    }
+    metadata
 }

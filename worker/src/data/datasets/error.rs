@@ -118,6 +118,29 @@ pub enum ImportError {
         /// What is wrong with them.
         reason: String,
     },
+    /// What an archive says about its data set cannot be.
+    #[error("{file}: {reason}")]
+    Origin {
+        /// The file that says it.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An image with moments that would be cut or scaled.
+    #[error(
+        "{file}: its moments are of the whole image, {} x {} pixels, but data.resolution = {side} and import.crop = {crop} would cut or scale \
+         it; change these, or import without moments and encode the images", size.0, size.1
+    )]
+    Moments {
+        /// The image.
+        file: String,
+        /// Its width and height.
+        size: (usize, usize),
+        /// The side it would get.
+        side: usize,
+        /// The share of its shorter side that would be kept.
+        crop: f64,
+    },
     /// More objects than the tables have rows.
     #[error("{file}: {objects} objects, but the tables have {limit} rows; raise import.max_objects")]
     Objects {

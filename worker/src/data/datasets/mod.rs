@@ -17,6 +17,7 @@ mod labels;
 mod movi;
 mod movi_dump;
 mod npy;
+mod origin;
 mod part;
 mod picture;
 mod prepare;
@@ -37,6 +38,7 @@ use common::config::{ImportConfig, ImportLayout};
 use common::shards::Column;
 use labels::{Label, Rows};
 use picture::{Mask, Picture};
+use serde_json::{Map, Value};
 use source::Source;
 use split::Published;
 use tokio::runtime::Handle;
@@ -75,12 +77,14 @@ pub(crate) struct Contents {
     labels: &'static [Label],
     /// Further columns, which are stored as they come.
     arrays: Vec<Column>,
+    /// What is known about the data set as a whole, for the manifest.
+    origin: Map<String, Value>,
 }
 
 impl Contents {
     /// Of data sets about objects: with masks comes visibility.
     fn of_objects(masks: bool, labels: &'static [Label]) -> Self {
-        Self { masks, visibility: masks, labels, arrays: Vec::new() }
+        Self { masks, visibility: masks, labels, arrays: Vec::new(), origin: Map::new() }
     }
 }
 

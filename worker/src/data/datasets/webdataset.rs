@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! train/00000.tar: KEY.jpg  KEY.mask.png  KEY.json          also .png, .webp, .image.jpg, .image.npy; .seg.png, .mask.npy
-//! train-0000.tar.gz: KEY.image.jpg  KEY.moments.npy  KEY.cls
+//! train-0000.tar.gz: __dataset__  KEY.image.jpg  KEY.moments.npy  KEY.cls
 //! ```
 //!
 //! Arrays, classes and the numbers of a JSON file become columns: those that the first sample has, and all others must have. Splits are
@@ -10,6 +10,7 @@
 
 use super::files::{FileImporter, Files, IMAGES, Members};
 use super::npy::Array;
+use super::origin::origin;
 use super::picture::{Mask, Picture, Raster, decode_mask, decode_picture};
 use super::source::Source;
 use super::split::Published;
@@ -17,7 +18,7 @@ use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::data::{MOMENTS, MOMENTS_FLIPPED};
 use bytes::Bytes;
 use common::shards::{Column, DType};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How the names of masks end.
 const MASKS: [&str; 3] = ["mask.png", "seg.png", "mask.npy"];
@@ -29,6 +30,7 @@ pub(super) struct WebDataset {
     /// Endings of the further files of every sample.
     endings: Vec<String>,
     columns: Vec<Further>,
+    origin: Map<String, Value>,
 }
 
 /// A column that is stored as it comes.
@@ -63,7 +65,7 @@ impl WebDataset {
         };
         let further: Vec<usize> = first.iter().copied().filter(|&at| is_further(parts[at].1)).collect();
         let endings: Vec<String> = further.iter().map(|&at| parts[at].1.to_owned()).collect();
-        let columns = columns(&files, &further, &endings)?;
+        let (columns, origin) = (columns(&files, &further, &endings)?, origin(&files)?);
         let mut found = Vec::with_capacity(samples.len());
         for &(image, sample) in &samples {
             let ending = |wanted: &[&str], missing: &str| {
@@ -85,7 +87,7 @@ impl WebDataset {
         }
         let masks = mask.is_some();
         let (members, _) = Members::arrange(files, found);
-        Ok(Self { members, masks, endings, columns })
+        Ok(Self { members, masks, endings, columns, origin })
     }
 
     fn mask(&self, member: usize, bytes: &Bytes, picture: &Picture) -> Result<Mask, ImportError> {
@@ -190,7 +192,7 @@ impl FileImporter for WebDataset {
 
     fn contents(&self) -> Contents {
         let arrays = self.columns.iter().map(|further| further.column.clone()).collect();
-        Contents { masks: self.masks, visibility: false, labels: &[], arrays }
+        Contents { masks: self.masks, visibility: false, labels: &[], arrays, origin: self.origin.clone() }
     }
 
     fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {

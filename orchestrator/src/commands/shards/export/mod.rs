@@ -61,7 +61,7 @@ pub(super) async fn run(url: &str, to: &str, format: Format, as_json: bool) -> R
                 shard.columns.push((column.clone(), rows));
             }
             let (object, content) = match format {
-                Format::Webdataset => (format!("{:05}.tar", shard.index), webdataset::tar(&shard)),
+                Format::Webdataset => (format!("{:05}.tar", shard.index), webdataset::tar(&shard, &manifest.metadata)),
                 Format::Lightningdit => {
                     (format!("latents_rank00_shard{:03}.safetensors", shard.index), lightningdit::file(&shard)?)
                 }
