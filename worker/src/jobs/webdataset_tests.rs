@@ -166,6 +166,23 @@ fn what_an_exported_data_set_says_about_itself_is_kept() {
 }
 
 #[test]
+fn moments_of_single_precision_are_stored_as_training_reads_them() {
+    let wide = |number: usize| {
+        let floats: Vec<u8> = [number as f32, 0.1, -1e9, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let picture = (format!("{number}.png"), png_of(number, (SIDE, SIDE)));
+        vec![picture, (format!("{number}.moments.npy"), testing::npy("<f4", "(4, 1, 1)", &floats))]
+    };
+    let tars = vec![("train.tar".into(), testing::tar(&wide(3))), ("val.tar".into(), testing::tar(&wide(4)))];
+    let bench = Bench::with("webdataset", &tars, "");
+    bench.run(1).unwrap();
+    let rows = bench.split("train");
+    let column = &rows.dataset.manifest().schema.columns[1];
+    assert_eq!((column.dtype, column.cold), (DType::F16, false));
+    let halves = [0x4200_u16, 0x2e66, 0xfc00, 0];
+    assert_eq!(rows.bytes("moments", 0), halves.map(u16::to_le_bytes).concat());
+}
+
+#[test]
 fn archives_that_do_not_belong_together_and_moments_of_other_images_are_named() {
     let refusal = |files: &Content, keys: &str| Bench::with("webdataset", files, keys).refusal();
     let other = ORIGIN_OF_ALL.replace("0.25", "0.5");

@@ -129,7 +129,7 @@ pub enum ImportError {
     /// An image with moments that would be cut or scaled.
     #[error(
         "{file}: its moments are of the whole image, {} x {} pixels, but data.resolution = {side} and import.crop = {crop} would cut or scale \
-         it; change these, or import without moments and encode the images", size.0, size.1
+         it; change these, or leave the moments out of the tar files", size.0, size.1
     )]
     Moments {
         /// The image.

@@ -166,8 +166,18 @@ fn row(ending: &str, field: Option<&str>, bytes: &Bytes) -> Result<(Column, Byte
     let array = Array::parse(bytes)?;
     let name = ending.trim_end_matches(".npy");
     let cold = name != MOMENTS && name != MOMENTS_FLIPPED;
-    let column = Column { cold, ..Column::hot(name, array.dtype, &array.shape) };
-    Ok((column, bytes.slice_ref(array.data)))
+    // As the encode job stores them.
+    let (dtype, data) = match array.dtype {
+        DType::F32 if !cold => (DType::F16, halved(array.data)),
+        dtype => (dtype, bytes.slice_ref(array.data)),
+    };
+    Ok((Column { cold, ..Column::hot(name, dtype, &array.shape) }, data))
+}
+
+/// Little-endian f32 as f16.
+fn halved(floats: &[u8]) -> Bytes {
+    let halves = floats.as_chunks().0.iter().map(|float| half::f16::from_f32(f32::from_le_bytes(*float)));
+    halves.flat_map(half::f16::to_le_bytes).collect()
 }
 
 /// Key of the sample, with its folder, and what follows its first dot.
