@@ -182,6 +182,23 @@ fn moments_of_single_precision_are_stored_as_training_reads_them() {
     assert_eq!(rows.bytes("moments", 0), halves.map(u16::to_le_bytes).concat());
 }
 
+/// Only samples to train on come with the moments of the mirrored image; a split that is not read may have anything.
+#[test]
+fn each_split_has_the_columns_of_its_own_first_sample() {
+    let flipped = |number: usize| vec![(format!("{number}.moments_flipped.npy"), testing::npy("<f2", "(8, 8, 8)", &[9; 1024]))];
+    let train = [with_moments(0), flipped(0), with_moments(1), flipped(1)].concat();
+    for (ending, pack) in [("tar", testing::tar as fn(&Content) -> Vec<u8>), ("tar.gz", packed)] {
+        let file = |name: &str, content: &Content| (format!("{name}.{ending}"), pack(content));
+        let files = vec![file("train", &train), file("val", &with_moments(2)), file("test", &vec![with_moments(3).swap_remove(0)])];
+        let bench = Bench::with("webdataset", &files, "");
+        bench.run(2).unwrap();
+        assert_eq!(bench.split("train").bytes("moments_flipped", 1), [9; 1024]);
+        let validation = bench.split("validation");
+        assert_eq!((validation.dataset.rows(), validation.dataset.manifest().schema.columns.len()), (1, 2));
+        assert_eq!(validation.bytes("moments", 0), [2; 1024]);
+    }
+}
+
 #[test]
 fn archives_that_do_not_belong_together_and_moments_of_other_images_are_named() {
     let refusal = |files: &Content, keys: &str| Bench::with("webdataset", files, keys).refusal();

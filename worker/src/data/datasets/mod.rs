@@ -47,8 +47,8 @@ use tokio::runtime::Handle;
 pub(crate) trait Importer: Send + Sync {
     /// Where it lies, for messages.
     fn url(&self) -> String;
-    /// What its images come with.
-    fn contents(&self) -> Contents;
+    /// What the images come with of a split to which this member belongs.
+    fn contents(&self, member: usize) -> Contents;
     /// All members. Those of one split are rows in this order.
     fn members(&self) -> &[Member];
     /// Images per member: the frames of a video.
