@@ -42,6 +42,17 @@ fn data_set(folder: &Path) {
     });
 }
 
+/// Two rows in `validation/`, without what is mirrored.
+fn plain_data_set(folder: &Path) {
+    let schema = Schema { columns: vec![Column::hot("moments", DType::F16, &[4, 2, 2])] };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let store = Store::open(folder.to_str().unwrap()).unwrap().child("validation");
+        let writer = ShardWriter::open(store, schema, json!({"kind": "test"}), 2, 3).await.unwrap();
+        writer.write_shard(0, &[[moments(0, false), moments(1, false)].concat()]).await.unwrap();
+        writer.commit().await.unwrap();
+    });
+}
+
 fn shards(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_orchestrator")).arg("shards").args(arguments).output().unwrap()
 }
@@ -111,6 +122,23 @@ fn exports_hold_the_same_bytes_under_the_names_of_others() {
     assert!(tensors.tensor("latents_flip").unwrap().data().iter().all(|byte| *byte == 0));
     assert_eq!(tensors.tensor("labels").unwrap().shape(), [2]);
     assert_eq!(shards(&["export", url, "--format", "webdataset", "--to", to]).status.code(), Some(2), "the place is taken");
+
+    // Beside a split whose images were never mirrored, and one that is all there is.
+    plain_data_set(&folder.path().join("data"));
+    let both = folder.path().join("both");
+    let answered = answer(&["export", url, "--format", "lightningdit", "--to", both.to_str().unwrap()]);
+    assert_eq!((&answered["files"], &answered["left_out"]), (&json!(2), &json!([format!("{url}/validation")])));
+    let alone = shards(&[
+        "export",
+        &format!("{url}/validation"),
+        "--format",
+        "lightningdit",
+        "--to",
+        folder.path().join("no").to_str().unwrap(),
+    ]);
+    let error = String::from_utf8(alone.stderr).unwrap();
+    assert!(alone.status.code() == Some(2) && error.contains("no column moments_flipped"), "{error}");
+    std::fs::remove_dir_all(folder.path().join("data/validation")).unwrap();
 
     let tar = folder.path().join("tar");
     answer(&["export", url, "--format", "webdataset", "--to", tar.to_str().unwrap()]);
