@@ -5,6 +5,9 @@ use common::storage::StorageError;
 use std::io;
 use thiserror::Error;
 
+/// Letters of what a reader says that are shown.
+const QUOTED: usize = 200;
+
 /// Why a data set cannot be imported.
 #[derive(Debug, Error)]
 pub enum ImportError {
@@ -170,7 +173,7 @@ impl ImportError {
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { file },
             _ if is_system(&source) => Self::Read { file, source },
-            _ => Self::Archive { file, reason: source.to_string() },
+            _ => Self::Archive { file, reason: printable(&source.to_string()) },
         }
     }
 
@@ -182,6 +185,12 @@ impl ImportError {
             _ => true,
         }
     }
+}
+
+/// What a reader says, which may quote the bytes that it has stumbled over.
+fn printable(said: &str) -> String {
+    let shown = |letter: char| if letter.is_control() || letter == char::REPLACEMENT_CHARACTER { '?' } else { letter };
+    said.chars().take(QUOTED).map(shown).collect()
 }
 
 /// Whether disk or network are the cause, and not what they delivered.

@@ -216,7 +216,8 @@ impl Files {
                 Archive::Zip(archive) => {
                     let mut archive = archive.clone();
                     let mut file = archive.by_index(spots[entry].at as usize).map_err(|error| failed(error.into()))?;
-                    let mut bytes = Vec::with_capacity(file.size() as usize);
+                    // No more than is sure to be wanted: the size is only what the archive says.
+                    let mut bytes = Vec::with_capacity(file.size().min(RUN) as usize);
                     file.read_to_end(&mut bytes).map_err(failed)?;
                     Ok(bytes.into())
                 }
