@@ -84,20 +84,21 @@ fn what_cannot_be_imported_is_refused_and_leaves_nothing_behind() {
     lab.launch(&IMPORT).expect_success();
 }
 
-/// Whatever is exported comes back as it was, row by row: raw, and with pictures that would lose by being encoded again. What is learned from
-/// it is the same.
+/// Whatever is exported comes back as it was, row by row: raw, and with pictures that would lose by being encoded again and mirrored ones
+/// to train on. What is learned from it is the same.
 #[test]
 fn what_was_exported_to_tar_files_comes_back_byte_by_byte() {
-    for format in ["raw", "jpeg"] {
+    for keys in [["data.image_format=raw", "data.flip=false"], ["data.image_format=jpeg", "data.flip=true"]] {
         let lab = Lab::empty();
-        let format = format!("data.image_format={format}");
+        let format = keys[0];
+        let launch = |more: &[&str]| lab.launch(&[&["--set", keys[0], "--set", keys[1]], more].concat());
         for job in ["scenes", "autoencoder", "encode"] {
-            lab.launch(&["--job", job, "--set", &format]).expect_success();
+            launch(&["--job", job]).expect_success();
         }
         let export = ["shards", "export", "data/latents", "--format", "webdataset", "--to", "tars"];
         lab.start(&export).wait(PATIENCE).expect_success();
         let source = "import={ layout = \"webdataset\", source = \"tars\" }";
-        lab.launch(&["--job", "import", "--set", &format, "--set", "data.images=back", "--set", source]).expect_success();
+        launch(&["--job", "import", "--set", "data.images=back", "--set", source]).expect_success();
         for split in ["train", "validation"] {
             let open = |folder: &str| {
                 let store = Store::open(lab.path().join(folder).to_str().unwrap()).unwrap().child(split);
@@ -114,16 +115,14 @@ fn what_was_exported_to_tar_files_comes_back_byte_by_byte() {
             }
         }
         // Moments that came along do not stand in the way of new ones.
-        let again = ["--job", "encode", "--set", &format, "--set", "data.images=back", "--set", "data.latents=again"];
-        lab.launch(&again).expect_success();
+        launch(&["--job", "encode", "--set", "data.images=back", "--set", "data.latents=again"]).expect_success();
         let moments = |folder: &str| {
             let store = Store::open(lab.path().join(folder).to_str().unwrap()).unwrap().child("train");
             wait_for(wait_for(Dataset::open(store, 0)).unwrap().read_rows("moments", &[0, 17, 63])).unwrap()
         };
         assert_eq!(moments("again"), moments("back"));
-        let short = ["--set", "train.steps=3"];
-        lab.launch(&short).expect_success();
-        lab.launch(&[&short[..], &["--set", "data.latents=back", "--set", "run.name=back"]].concat()).expect_success();
+        launch(&["--set", "train.steps=3"]).expect_success();
+        launch(&["--set", "train.steps=3", "--set", "data.latents=back", "--set", "run.name=back"]).expect_success();
         assert_eq!(final_weights(&RunDir::new(lab.path().join("runs/back")), 3), final_weights(&lab.run(), 3));
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn tar(shard: &Shard, metadata: &Value) -> Vec<u8> {
     append(&mut file, ORIGIN, metadata.to_string().as_bytes());
     for row in 0..shard.rows {
         for (column, rows) in &shard.columns {
-            let name = format!("{:010}.{}.{}", shard.first + row, column.name.replace('.', "_"), extension(column));
+            let name = format!("{:010}.{}.{}", shard.first + row, column.name.replace(['.', '/'], "_"), extension(column));
             match rows {
                 OwnedRows::Encoded(rows) => append(&mut file, &name, &rows[row as usize]),
                 OwnedRows::Fixed(rows) => {
