@@ -397,7 +397,7 @@ fn damaged_archives_are_named() {
         ("cut.tar.gz", cut(&testing::gzip(&tar)), "archive is truncated"),
         (
             "garbled.tar.gz",
-            testing::gzip(&[&tar[..], &[0x8a, 0x0b, 0x1b, 0x0a].repeat(128)].concat()),
+            testing::gzip(&[&tar[..], &[0x0b, 0x8a, 0x1b, 0x0a].repeat(128)].concat()),
             "archive is truncated, damaged",
         ),
         ("foreign.tar.gz", b"<html>404 not found</html>".to_vec(), "archive is truncated, damaged or of another kind"),
