@@ -59,7 +59,8 @@ fn write_dataset(folder: &str, rows: &str) -> Fallible<()> {
     let rows = rows.parse()?;
     let schema = Schema { columns: vec![Column::hot("nothing", DType::U8, &[1])] };
     runtime()?.block_on(async {
-        let writer = ShardWriter::open(Store::open(folder)?, schema, serde_json::json!({}), rows, rows).await?;
+        let writer =
+            ShardWriter::open(Store::open(folder)?, schema, serde_json::json!({"scaling_factor": 1.0}), rows, rows).await?;
         writer.write_shard(0, &[vec![0; usize::try_from(rows)?]]).await?;
         writer.commit().await?;
         Ok(())

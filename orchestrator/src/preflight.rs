@@ -10,7 +10,7 @@ use common::backend::{self, Backend, Collective, Device};
 use common::config::{Config, ConfigError, EditImage, compose_tasks, edit_tasks};
 use common::job::Job;
 use common::place::{host_name, same_host};
-use common::shards::{Dataset, NoLabels, ShardError, object_labels};
+use common::shards::{Dataset, NoLabels, NoScalingFactor, ShardError, object_labels, scaling_factor};
 use common::storage::{Pattern, StorageError, Store};
 
 use crate::launchers::{LaunchSpec, Launcher, ProcessSpec};
@@ -104,6 +104,9 @@ pub(crate) enum PreflightError {
     /// Objects that nothing is said about.
     #[error(transparent)]
     Labels(#[from] NoLabels),
+    /// Latents that cannot be scaled.
+    #[error(transparent)]
+    Scale(#[from] NoScalingFactor),
     /// What is to be edited or composed.
     #[error(transparent)]
     Recipes(#[from] ConfigError),
@@ -175,20 +178,22 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
     match job {
         Job::Scenes => Ok(()),
         Job::Import => check_source(config),
-        Job::Encode => check_split(images, "train", None).await,
+        Job::Encode => check_split(images, "train", None).await.map(drop),
         Job::Autoencoder => {
             let batch = config.autoencoder.train.global_batch;
-            check_split(images, "train", Some(("autoencoder.train.global_batch", batch))).await
+            check_split(images, "train", Some(("autoencoder.train.global_batch", batch))).await.map(drop)
         }
         Job::Train => {
             if config.train.evaluation.every_steps > 0 {
                 check_split(latents, "validation", None).await?;
             }
-            check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await
+            let train = check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await?;
+            scaling_factor(config.autoencoder.scaling_factor, &train)?;
+            Ok(())
         }
-        Job::Evaluate => check_split(latents, "validation", None).await,
+        Job::Evaluate => check_split(latents, "validation", None).await.map(drop),
         Job::Probe => check_labels(latents, config.probe.split.name()).await,
-        Job::Concepts => check_split(latents, "train", None).await,
+        Job::Concepts => check_split(latents, "train", None).await.map(drop),
         Job::Compose => check_scenes(config).await,
         Job::Edit => check_recipes(config).await,
     }
@@ -236,14 +241,14 @@ fn check_source(config: &Config) -> Result<(), PreflightError> {
     }
 }
 
-async fn check_split(url: &str, split: &str, batch: Option<(&'static str, usize)>) -> Result<(), PreflightError> {
+async fn check_split(url: &str, split: &str, batch: Option<(&'static str, usize)>) -> Result<Dataset, PreflightError> {
     let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
     let rows = dataset.rows();
     match batch {
         Some((key, batch)) if rows < batch as u64 => {
             Err(PreflightError::FewerThanOneBatch { key, batch, url: format!("{url}/{split}"), rows })
         }
-        _ => Ok(()),
+        _ => Ok(dataset),
     }
 }
 

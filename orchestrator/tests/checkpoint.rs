@@ -36,7 +36,7 @@ impl Lab {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let schema = Schema { columns: vec![Column::hot("moments", DType::U8, &[1])] };
-            let writer = ShardWriter::open(store, schema, json!({}), 16, 16).await.unwrap();
+            let writer = ShardWriter::open(store, schema, json!({"scaling_factor": 1.0}), 16, 16).await.unwrap();
             writer.write_shard(0, &[vec![1; 16]]).await.unwrap();
             writer.commit().await.unwrap();
         });

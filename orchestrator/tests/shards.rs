@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::shards::{Column, DType, Encoding, OwnedRows, Schema, ShardWriter};
+use common::shards::{Column, DType, Encoding, ORIGIN, OwnedRows, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Value, json};
 
@@ -38,6 +38,17 @@ fn data_set(folder: &Path) {
             let images = OwnedRows::Encoded(rows.iter().map(|&row| image(row)).collect());
             writer.write_shard(index, &[fixed(false), fixed(true), images]).await.unwrap();
         }
+        writer.commit().await.unwrap();
+    });
+}
+
+/// Two rows in `validation/`, without what is mirrored.
+fn plain_data_set(folder: &Path) {
+    let schema = Schema { columns: vec![Column::hot("moments", DType::F16, &[4, 2, 2])] };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let store = Store::open(folder.to_str().unwrap()).unwrap().child("validation");
+        let writer = ShardWriter::open(store, schema, json!({"kind": "test"}), 2, 3).await.unwrap();
+        writer.write_shard(0, &[[moments(0, false), moments(1, false)].concat()]).await.unwrap();
         writer.commit().await.unwrap();
     });
 }
@@ -112,6 +123,23 @@ fn exports_hold_the_same_bytes_under_the_names_of_others() {
     assert_eq!(tensors.tensor("labels").unwrap().shape(), [2]);
     assert_eq!(shards(&["export", url, "--format", "webdataset", "--to", to]).status.code(), Some(2), "the place is taken");
 
+    // Beside a split whose images were never mirrored, and one that is all there is.
+    plain_data_set(&folder.path().join("data"));
+    let both = folder.path().join("both");
+    let answered = answer(&["export", url, "--format", "lightningdit", "--to", both.to_str().unwrap()]);
+    assert_eq!((&answered["files"], &answered["left_out"]), (&json!(2), &json!([format!("{url}/validation")])));
+    let alone = shards(&[
+        "export",
+        &format!("{url}/validation"),
+        "--format",
+        "lightningdit",
+        "--to",
+        folder.path().join("no").to_str().unwrap(),
+    ]);
+    let error = String::from_utf8(alone.stderr).unwrap();
+    assert!(alone.status.code() == Some(2) && error.contains("no column moments_flipped"), "{error}");
+    std::fs::remove_dir_all(folder.path().join("data/validation")).unwrap();
+
     let tar = folder.path().join("tar");
     answer(&["export", url, "--format", "webdataset", "--to", tar.to_str().unwrap()]);
     // What the system's tar takes out is what was put in.
@@ -128,5 +156,8 @@ fn exports_hold_the_same_bytes_under_the_names_of_others() {
         let header = "{'descr': '<f2', 'fortran_order': False, 'shape': (4, 2, 2,), }";
         assert!(array[10..].starts_with(header.as_bytes()), "{}", String::from_utf8_lossy(&array[..128]));
     }
-    assert_eq!(std::fs::read_dir(&unpacked).unwrap().count(), 15);
+    // Three files of each row, and what the data set says about itself.
+    assert_eq!(std::fs::read_dir(&unpacked).unwrap().count(), 16);
+    let origin: Value = serde_json::from_slice(&std::fs::read(unpacked.join(ORIGIN)).unwrap()).unwrap();
+    assert_eq!(origin, json!({"kind": "test"}));
 }

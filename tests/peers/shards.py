@@ -43,7 +43,10 @@ def by_tarfile(path):
     key, sample = None, {}
     with tarfile.open(path) as archive:
         for member in archive:
-            own, ending = member.name.split(".", 1)
+            own, dot, ending = member.name.partition(".")
+            if not dot:
+                # What the data set says about itself.
+                continue
             if own != key and sample:
                 yield sample
                 sample = {}

@@ -83,6 +83,18 @@ fn a_truncated_manifest_is_named() {
 }
 
 #[test]
+fn a_place_below_a_file_is_named_and_not_tried_again() {
+    let lab = Lab::prepared();
+    fs::write(lab.path().join("taken"), "").unwrap();
+    for job in ["scenes", "encode"] {
+        let keys = ["--job", job, "--set", "data.images=taken/images", "--set", "data.latents=taken/latents"];
+        // Images to encode are there.
+        let keys = if job == "encode" { [&keys[..], &["--set", "data.images=data/images"]].concat() } else { keys.to_vec() };
+        lab.launch(&keys).expect_refusal(&["taken/", "Not a directory"]);
+    }
+}
+
+#[test]
 fn a_data_set_smaller_than_one_global_batch_is_refused() {
     let lab = Lab::prepared();
     refused(&lab, &["--set", "train.global_batch=66"], &["train.global_batch", "66", "64"]);

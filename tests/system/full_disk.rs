@@ -12,6 +12,7 @@ use crate::lab::{Lab, PATIENCE, binary};
 use crate::object_server::{ObjectServer, READING};
 use crate::processes::Running;
 use crate::records::{final_weights, generations, newest, wait_for, weights_in};
+use crate::snapshot::snapshot;
 use crate::survival::{STEPS, undisturbed};
 use common::storage::Store;
 
@@ -129,6 +130,20 @@ fn a_disk_that_was_full_for_a_while_costs_a_checkpoint_and_no_restart() {
     assert_eq!(generations(&lab.run()), 1);
     assert_eq!(&weights_in(&disk.folder, STEPS), undisturbed());
     assert!(!lab.run().checkpoints().exists(), "only where the configuration says");
+}
+
+#[test]
+fn a_data_set_that_does_not_fit_on_a_disk_is_told_once_and_goes_on_when_there_is_room() {
+    let lab = Lab::prepared();
+    let test = "a_data_set_that_does_not_fit_on_a_disk_is_told_once_and_goes_on_when_there_is_room";
+    let Some(disk) = Disk::new(lab.path().join("small"), 96 << 10, test) else { return };
+    let encode = ["--job", "encode", "--set", "data.latents=small/latents"];
+    let words = ["cannot write", "small/latents/train/", "no space is left on the device", "make room there"];
+    lab.launch(&encode).expect_refusal(&words);
+    assert_eq!(Store::open(disk.folder.to_str().unwrap()).unwrap().unfinished(""), [] as [String; 0]);
+    disk.resize(4 << 20);
+    lab.launch(&encode).expect_success();
+    assert_eq!(snapshot(&disk.folder.join("latents")), snapshot(&lab.path().join("data/latents")));
 }
 
 #[test]

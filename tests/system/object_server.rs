@@ -28,6 +28,8 @@ pub enum Fault {
     Silence,
     /// The connection ends in the middle of what was asked for.
     CutShort,
+    /// What was asked for stops in the middle, and the connection stays.
+    Stalled,
     /// One bit of what was asked for is another one.
     FlippedBit,
 }
@@ -35,7 +37,10 @@ pub enum Fault {
 /// What may happen to whoever writes and reads.
 pub const ANY: &[Fault] = &[Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence];
 /// What may happen to whoever only reads, and knows what it has to be.
-pub const READING: &[Fault] = &[Fault::Refused, Fault::HungUp, Fault::Silence, Fault::CutShort, Fault::FlippedBit];
+pub const READING: &[Fault] = &[Fault::Refused, Fault::HungUp, Fault::Silence, Fault::CutShort, Fault::Stalled, Fault::FlippedBit];
+/// What may happen to whoever reads and writes at once, and cannot know what it reads.
+pub const UNKNOWING: &[Fault] =
+    &[Fault::Refused, Fault::HungUp, Fault::AnswerLost, Fault::Silence, Fault::CutShort, Fault::Stalled];
 
 /// How the names of parts begin that are no object yet.
 const UPLOADING: &str = "#uploading/";
@@ -52,8 +57,16 @@ struct State {
     refusal: Option<Refusal>,
     objects: BTreeMap<String, Vec<u8>>,
     faults: BTreeMap<Fault, usize>,
+    traffic: BTreeMap<String, Traffic>,
     /// Objects of which a bit was another one once.
     spoilt: BTreeSet<String>,
+}
+
+/// What was read of an object.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub requests: usize,
+    pub bytes: usize,
 }
 
 /// The server; it serves until the test's process ends.
@@ -167,6 +180,11 @@ impl ObjectServer {
         self.state.lock().unwrap().faults.clone()
     }
 
+    /// What was read of an object.
+    pub fn traffic(&self, name: &str) -> Traffic {
+        self.state.lock().unwrap().traffic.get(name).copied().unwrap_or_default()
+    }
+
     /// One request and its answer; nothing when the connection is over.
     fn serve(&self, stream: &TcpStream, one_in: u32, random: &Mutex<StdRng>) -> Option<()> {
         let request = read(stream)?;
@@ -192,14 +210,19 @@ impl ObjectServer {
             bytes.extend(answer.body);
         }
         let body = bytes.len() - header;
-        match fault.filter(|_| body > 0 && request.method == "GET" && !request.key.is_empty()) {
-            Some(Fault::CutShort) => bytes.truncate(header + body / 2),
+        let fault = fault.filter(|_| body > 0 && request.method == "GET" && !request.key.is_empty());
+        match fault {
+            Some(Fault::CutShort | Fault::Stalled) => bytes.truncate(header + body / 2),
             Some(Fault::FlippedBit) if self.may_spoil(&request.key) => bytes[header + body / 2] ^= 4,
             _ => {}
         }
         let cut = bytes.len() < header + body;
         let mut stream = stream;
-        stream.write_all(&bytes).ok().filter(|()| !cut)
+        let written = stream.write_all(&bytes).ok();
+        if fault == Some(Fault::Stalled) {
+            thread::sleep(SILENCE);
+        }
+        written.filter(|()| !cut)
     }
 
     /// Shards are read again where they are damaged, once: so each is spoilt once.
@@ -239,10 +262,14 @@ impl ObjectServer {
                 plain("204 No Content")
             }
             "GET" if request.key.is_empty() => list(&state.objects, &request.query),
-            "GET" | "HEAD" => match state.objects.get(&request.key) {
-                Some(bytes) => object(bytes, request),
-                None => plain("404 Not Found"),
-            },
+            "GET" | "HEAD" => {
+                let answer = state.objects.get(&request.key).map(|bytes| object(bytes, request));
+                let Some(answer) = answer else { return plain("404 Not Found") };
+                let traffic = state.traffic.entry(request.key.clone()).or_default();
+                traffic.requests += 1;
+                traffic.bytes += if request.method == "GET" { answer.body.len() } else { 0 };
+                answer
+            }
             _ => plain("501 Not Implemented"),
         }
     }

@@ -23,6 +23,7 @@ mod fetch;
 mod labels;
 mod layout;
 mod manifest;
+mod metadata;
 mod node_cache;
 mod presence;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use fetch::Traffic;
 pub use labels::{LabelKind, NoLabels, ObjectLabel, object_labels};
 pub use layout::{OwnedRows, Rows};
 pub use manifest::{MANIFEST, Manifest, ShardEntry, ShardFile, StoredColumn, VERSION, existing};
+pub use metadata::{NoScalingFactor, ORIGIN, SCALING_FACTOR, scaling_factor};
 pub use node_cache::{Group as NodeGroup, NodeCache, NodeCacheError};
 pub use schema::{Column, DType, Encoding, Schema};
 pub use verify::{DamagedBlock, Verdict, verify_file};

@@ -81,6 +81,15 @@ impl StorageError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Url { .. } | Self::Name { .. })
     }
+
+    /// Whether the place is at fault: a disk that is full or may not be written, a path that is none. Somebody has to do something about it.
+    pub fn is_of_the_place(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Backend { source, .. } => errno(source).is_some_and(|number| local::CLOSED.contains(&number)),
+            _ => false,
+        }
+    }
 }
 
 fn full(quota: bool) -> &'static str {

@@ -3,7 +3,11 @@
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use nix::libc::{EACCES, ENOTDIR, EROFS};
 pub(super) use nix::libc::{EDQUOT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM};
+
+/// What the system says of places that are closed to this user, that nobody may write, or that are below a file.
+pub(super) const CLOSED: [i32; 3] = [EACCES, EROFS, ENOTDIR];
 
 /// Makes the entries of a folder survive a power cut.
 pub(super) fn sync(folder: &Path) -> io::Result<()> {

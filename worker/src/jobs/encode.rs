@@ -10,7 +10,7 @@ use crate::collectives::Collective;
 use crate::data::{Images, MOMENTS, MOMENTS_FLIPPED, to_unit_range};
 use crate::model::Autoencoder;
 use anyhow::Result;
-use common::shards::{Column, DType, Manifest, OwnedRows, Schema, ShardWriter};
+use common::shards::{Column, DType, Manifest, OwnedRows, SCALING_FACTOR, Schema, ShardWriter};
 use common::storage::Store;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -106,7 +106,7 @@ impl Split {
         let mut columns: Vec<OwnedRows> = columns.into_iter().map(OwnedRows::Fixed).collect();
         let rows: Vec<u64> = rows.collect();
         // Images stay as they are encoded.
-        for column in &source.manifest().schema.columns {
+        for column in carried(source.manifest()) {
             columns.push(context.runtime.block_on(source.read(&column.name, &rows))?);
         }
         context.runtime.block_on(self.writer.write_shard(index, &columns))?;
@@ -114,13 +114,18 @@ impl Split {
     }
 }
 
-/// The moments, which training reads at every step, then all columns of the images' data set in files of their own.
+/// The columns of the images' data set that are kept: all but moments, which tar files of samples may have brought along.
+fn carried(source: &Manifest) -> impl Iterator<Item = &Column> {
+    source.schema.columns.iter().filter(|column| ![MOMENTS, MOMENTS_FLIPPED].contains(&column.name.as_str()))
+}
+
+/// The moments, which training reads at every step, then the columns of the images' data set in files of their own.
 fn schema(context: &JobContext, source: &Manifest, flip: bool) -> Schema {
     let autoencoder = &context.config.autoencoder;
     let side = context.config.data.resolution >> (autoencoder.block_channels.len() - 1);
     let names = if flip { &[MOMENTS, MOMENTS_FLIPPED][..] } else { &[MOMENTS] };
     let moments = names.iter().map(|name| Column::hot(name, DType::F16, &[2 * autoencoder.latent_channels as usize, side, side]));
-    let carried = source.schema.columns.iter().map(|column| Column { cold: true, ..column.clone() });
+    let carried = carried(source).map(|column| Column { cold: true, ..column.clone() });
     Schema { columns: moments.chain(carried).collect() }
 }
 
@@ -129,7 +134,7 @@ fn metadata(source: &Manifest, autoencoder: &Autoencoder) -> Value {
     let mut metadata = source.metadata.as_object().cloned().unwrap_or_default();
     metadata.insert("images".into(), source.fingerprint().into());
     metadata.insert("autoencoder".into(), autoencoder.digest.clone().into());
-    metadata.insert("scaling_factor".into(), autoencoder.scaling_factor.into());
+    metadata.insert(SCALING_FACTOR.into(), autoencoder.scaling_factor.into());
     Value::Object(metadata)
 }
 

@@ -9,7 +9,7 @@ use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
 use common::checkpoint::CheckpointError;
 use common::control::FailureKind;
-use common::shards::{NoLabels, ShardError};
+use common::shards::{NoLabels, NoScalingFactor, ShardError};
 use common::storage::StorageError;
 use std::fmt;
 
@@ -66,10 +66,13 @@ fn is_bad_input(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<BadInput>()
         || cause.downcast_ref::<DataError>().is_some_and(DataError::is_bad_input)
         || cause.is::<NoLabels>()
+        || cause.is::<NoScalingFactor>()
         || cause.downcast_ref::<ImportError>().is_some_and(ImportError::is_bad_input)
         || cause.downcast_ref::<CheckpointingError>().is_some_and(CheckpointingError::is_bad_input)
         || cause.downcast_ref::<WeightsError>().is_some_and(WeightsError::is_bad_input)
         || storage_error(cause).is_some_and(StorageError::is_refusal)
+        // Where a data set is written nothing else goes on, as training does without a checkpoint.
+        || matches!(cause.downcast_ref(), Some(ShardError::Storage(error)) if error.is_of_the_place())
         || matches!(cause.downcast_ref(), Some(ReductionError::Unused { .. }))
 }
 

@@ -5,7 +5,7 @@
 
 use super::{BadInput, JobContext, failure_kind};
 use crate::collectives::{Collective, CollectiveError};
-use crate::data::datasets::{self, Part};
+use crate::data::datasets::{self, ImportError, Part};
 use crate::scenes::Split;
 use anyhow::{Context, Result, bail};
 use common::config::{Config, ImportConfig};
@@ -80,7 +80,9 @@ impl<'p> Job<'p> {
             } else {
                 self.write_shard(context, pool, index, &mut progress, &mut written)
             };
-            let failed = done.as_ref().err().is_some_and(|error| failure_kind(error) == FailureKind::BadInput);
+            // What is wrong with the place of the data set is no reason to take back what it holds.
+            let of_source = |error: &anyhow::Error| error.is::<ImportError>() && failure_kind(error) == FailureKind::BadInput;
+            let failed = done.as_ref().err().is_some_and(of_source);
             if done.is_err() && !failed {
                 return done;
             }
@@ -141,9 +143,9 @@ fn length(rows: &Range<u64>) -> u64 {
 }
 
 /// Everything that determines the rows but the content of the files, for which the digest of their names stands; and the names behind the
-/// codes of the categories.
+/// codes of the categories. What is known about the data set by those who have exported it goes before.
 fn metadata(config: &Config, import: &ImportConfig, split: Split, part: &Part<'_>) -> Value {
-    json!({
+    let mut metadata = json!({
         "kind": "import",
         "layout": import.layout,
         "split": split.name(),
@@ -152,5 +154,9 @@ fn metadata(config: &Config, import: &ImportConfig, split: Split, part: &Part<'_
         "frame_stride": import.frame_stride,
         "members": part.digest(),
         "categories": part.format().categories(),
-    })
+    });
+    for (field, value) in part.format().origin() {
+        metadata[field] = value.clone();
+    }
+    metadata
 }

@@ -384,7 +384,7 @@ pub(super) fn refused(line: &str, words: &[&str]) {
     for word in words {
         assert!(line.contains(word), "`{word}` is not named in: {line}");
     }
-    assert!(!line.contains('\n'));
+    assert!(!line.contains(|letter: char| letter.is_control() || letter == char::REPLACEMENT_CHARACTER), "{line:?}");
 }
 
 #[test]
@@ -395,6 +395,11 @@ fn damaged_archives_are_named() {
         ("cut.zip", cut(&zip), "archive is truncated"),
         ("cut.tar", cut(&tar), "archive is truncated"),
         ("cut.tar.gz", cut(&testing::gzip(&tar)), "archive is truncated"),
+        (
+            "garbled.tar.gz",
+            testing::gzip(&[&tar[..], &[0x0b, 0x8a, 0x1b, 0x0a].repeat(128)].concat()),
+            "archive is truncated, damaged",
+        ),
         ("foreign.tar.gz", b"<html>404 not found</html>".to_vec(), "archive is truncated, damaged or of another kind"),
         ("foreign.tar", vec![b'x'; 2048], "archive is truncated, damaged or of another kind"),
         ("foreign.zip", b"<html>404 not found</html>".to_vec(), "archive is truncated, damaged or of another kind"),

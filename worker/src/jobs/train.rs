@@ -1,6 +1,6 @@
 //! Train backbone, Slot Attention and UNet together on an encoded data set.
 
-use super::{BadInput, JobContext, checkup};
+use super::{JobContext, checkup};
 use crate::checkpointing::{Identity, Restorer, SaveTo, Saver, draw_nonce, open_stores};
 use crate::data::{Slice, Supply, Transfer, open_split};
 use crate::metrics::MetricsWriter;
@@ -16,7 +16,7 @@ use crate::training::step::{StepRecipe, TrainingState};
 use anyhow::Context;
 use common::checkpoint::CheckpointStore;
 use common::config::Config;
-use common::shards::{Dataset, Manifest};
+use common::shards::{Dataset, scaling_factor};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -27,7 +27,7 @@ pub(super) fn run(context: &mut JobContext) -> anyhow::Result<serde_json::Value>
     checkup::run(context)?;
     let url = &config.data.latents;
     let dataset = open_split(&runtime, &config.data, url, "train")?;
-    let scaling_factor = scaling_factor(&config, dataset.manifest())?;
+    let scaling_factor = scaling_factor(config.autoencoder.scaling_factor, &dataset)?;
 
     let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
     let stores = open_stores(&config, &context.run)?;
@@ -112,16 +112,4 @@ fn start_from(config: &Config, model: &LatentSlotDiffusion, runtime: &Handle) ->
     load_official(url, config, &model.modules, runtime)?;
     tracing::info!("initial weights from {url}");
     Ok(())
-}
-
-/// The factor that brings the latents to unit variance: the configured one, else the one measured with the autoencoder, which the
-/// `encode` job has stored with the data set.
-fn scaling_factor(config: &Config, manifest: &Manifest) -> Result<f64, BadInput> {
-    let measured = || manifest.metadata["scaling_factor"].as_f64();
-    config.autoencoder.scaling_factor.or_else(measured).ok_or_else(|| {
-        let url = &config.data.latents;
-        BadInput::message(format!(
-            "{url}: dataset.json has no scaling_factor; encode the data set again or set autoencoder.scaling_factor"
-        ))
-    })
 }

@@ -4,7 +4,7 @@
 use super::import_tests::{Bench, refused};
 use crate::data::datasets::testing::{self, Content, SIDE, Scene};
 use common::config::ImageFormat;
-use common::shards::DType;
+use common::shards::{DType, ORIGIN};
 use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
 use png::{BitDepth::Eight, ColorType};
 use std::fs;
@@ -126,4 +126,93 @@ fn samples_that_are_not_like_the_first_are_named() {
     let whole = testing::tar(&shard(0..4));
     fs::write(bench.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
     refused(&bench.refusal(), &["cut.tar", "archive is truncated"]);
+}
+
+/// A sample whose image has the right size, with moments.
+fn with_moments(number: usize) -> Content {
+    let moments = testing::npy("<f2", "(8, 8, 8)", &[number as u8; 1024]);
+    vec![(format!("{number}.png"), png_of(number, (SIDE, SIDE))), (format!("{number}.moments.npy"), moments)]
+}
+
+fn png_of(number: usize, size: (usize, usize)) -> Vec<u8> {
+    testing::png(size, ColorType::Rgb, Eight, &Scene(number).pixels(size, 0))
+}
+
+/// Archives of two samples each, with what the data set that they come from says about itself.
+fn exported(of: [&str; 3]) -> Content {
+    let names = ["train/0.tar", "train/1.tar", "validation/0.tar"];
+    let archive = |(at, (name, origin)): (usize, (&str, &str))| {
+        let about = vec![(ORIGIN.to_owned(), origin.as_bytes().to_vec())];
+        (name.to_owned(), testing::tar(&[about, with_moments(2 * at), with_moments(2 * at + 1)].concat()))
+    };
+    names.into_iter().zip(of).enumerate().map(archive).collect()
+}
+
+const ORIGIN_OF_ALL: &str =
+    r#"{"kind": "scenes", "scaling_factor": 0.25, "split": "elsewhere", "categories": {"shape": ["cube"]}}"#;
+
+#[test]
+fn what_an_exported_data_set_says_about_itself_is_kept() {
+    let bench = Bench::with("webdataset", &exported([ORIGIN_OF_ALL; 3]), "");
+    bench.run(2).unwrap();
+    for (split, rows) in [("train", 4), ("validation", 2)] {
+        let found = bench.split(split);
+        let manifest = found.dataset.manifest();
+        assert_eq!((found.dataset.rows(), manifest.schema.columns.len()), (rows, 2), "{split}");
+        let about = |field: &str| manifest.metadata[field].clone();
+        assert_eq!((about("kind"), about("scaling_factor"), about("split")), ("scenes".into(), 0.25.into(), split.into()));
+        assert_eq!(about("categories")["shape"][0], "cube");
+    }
+}
+
+#[test]
+fn moments_of_single_precision_are_stored_as_training_reads_them() {
+    let wide = |number: usize| {
+        let floats: Vec<u8> = [number as f32, 0.1, -1e9, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let picture = (format!("{number}.png"), png_of(number, (SIDE, SIDE)));
+        vec![picture, (format!("{number}.moments.npy"), testing::npy("<f4", "(4, 1, 1)", &floats))]
+    };
+    let tars = vec![("train.tar".into(), testing::tar(&wide(3))), ("val.tar".into(), testing::tar(&wide(4)))];
+    let bench = Bench::with("webdataset", &tars, "");
+    bench.run(1).unwrap();
+    let rows = bench.split("train");
+    let column = &rows.dataset.manifest().schema.columns[1];
+    assert_eq!((column.dtype, column.cold), (DType::F16, false));
+    let halves = [0x4200_u16, 0x2e66, 0xfc00, 0];
+    assert_eq!(rows.bytes("moments", 0), halves.map(u16::to_le_bytes).concat());
+}
+
+/// Only samples to train on come with the moments of the mirrored image; a split that is not read may have anything.
+#[test]
+fn each_split_has_the_columns_of_its_own_first_sample() {
+    let flipped = |number: usize| vec![(format!("{number}.moments_flipped.npy"), testing::npy("<f2", "(8, 8, 8)", &[9; 1024]))];
+    let train = [with_moments(0), flipped(0), with_moments(1), flipped(1)].concat();
+    for (ending, pack) in [("tar", testing::tar as fn(&Content) -> Vec<u8>), ("tar.gz", packed)] {
+        let file = |name: &str, content: &Content| (format!("{name}.{ending}"), pack(content));
+        let files = vec![file("train", &train), file("val", &with_moments(2)), file("test", &vec![with_moments(3).swap_remove(0)])];
+        let bench = Bench::with("webdataset", &files, "");
+        bench.run(2).unwrap();
+        assert_eq!(bench.split("train").bytes("moments_flipped", 1), [9; 1024]);
+        let validation = bench.split("validation");
+        assert_eq!((validation.dataset.rows(), validation.dataset.manifest().schema.columns.len()), (1, 2));
+        assert_eq!(validation.bytes("moments", 0), [2; 1024]);
+    }
+}
+
+#[test]
+fn archives_that_do_not_belong_together_and_moments_of_other_images_are_named() {
+    let refusal = |files: &Content, keys: &str| Bench::with("webdataset", files, keys).refusal();
+    let other = ORIGIN_OF_ALL.replace("0.25", "0.5");
+    let words = ["train/1.tar: __dataset__", "another scaling_factor than", "train/0.tar: __dataset__", "one by one"];
+    refused(&refusal(&exported([ORIGIN_OF_ALL, &other, ORIGIN_OF_ALL]), ""), &words);
+    let none = ORIGIN_OF_ALL.replace("0.25", "\"x\"");
+    refused(&refusal(&exported([&none; 3]), ""), &["0.tar: __dataset__", "scaling_factor is \"x\"", "above 0"]);
+    refused(&refusal(&exported(["words"; 3]), ""), &["0.tar: __dataset__", "expected value"]);
+
+    let words = ["0.png", "its moments are of the whole image, 16 x 16 pixels", "data.resolution = 16 and import.crop = 0.5"];
+    refused(&refusal(&exported([ORIGIN_OF_ALL; 3]), ", crop = 0.5"), &words);
+    let mut wide = with_moments(0);
+    wide[0].1 = png_of(0, (24, SIDE));
+    let files = vec![("train.tar".into(), testing::tar(&wide)), ("val.tar".into(), testing::tar(&with_moments(1)))];
+    refused(&refusal(&files, ""), &["train.tar: 0.png", "24 x 16 pixels", "import.crop = 1 "]);
 }

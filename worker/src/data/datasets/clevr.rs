@@ -153,7 +153,7 @@ impl FileImporter for Clevr {
         &self.members
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(false, LABELS)
     }
 

@@ -102,7 +102,7 @@ impl Importer for ClevrMasks {
         self.reader.file().to_owned()
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(true, LABELS)
     }
 

@@ -130,7 +130,7 @@ impl FileImporter for Clevrtex {
         &self.members
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(true, LABELS)
     }
 

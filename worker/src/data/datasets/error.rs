@@ -5,6 +5,9 @@ use common::storage::StorageError;
 use std::io;
 use thiserror::Error;
 
+/// Letters of what a reader says that are shown.
+const QUOTED: usize = 200;
+
 /// Why a data set cannot be imported.
 #[derive(Debug, Error)]
 pub enum ImportError {
@@ -118,6 +121,29 @@ pub enum ImportError {
         /// What is wrong with them.
         reason: String,
     },
+    /// What an archive says about its data set cannot be.
+    #[error("{file}: {reason}")]
+    Origin {
+        /// The file that says it.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An image with moments that would be cut or scaled.
+    #[error(
+        "{file}: its moments are of the whole image, {} x {} pixels, but data.resolution = {side} and import.crop = {crop} would cut or scale \
+         it; change these, or leave the moments out of the tar files", size.0, size.1
+    )]
+    Moments {
+        /// The image.
+        file: String,
+        /// Its width and height.
+        size: (usize, usize),
+        /// The side it would get.
+        side: usize,
+        /// The share of its shorter side that would be kept.
+        crop: f64,
+    },
     /// More objects than the tables have rows.
     #[error("{file}: {objects} objects, but the tables have {limit} rows; raise import.max_objects")]
     Objects {
@@ -147,7 +173,7 @@ impl ImportError {
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { file },
             _ if is_system(&source) => Self::Read { file, source },
-            _ => Self::Archive { file, reason: source.to_string() },
+            _ => Self::Archive { file, reason: printable(&source.to_string()) },
         }
     }
 
@@ -159,6 +185,12 @@ impl ImportError {
             _ => true,
         }
     }
+}
+
+/// What a reader says, which may quote the bytes that it has stumbled over.
+fn printable(said: &str) -> String {
+    let shown = |letter: char| if letter.is_control() || letter == char::REPLACEMENT_CHARACTER { '?' } else { letter };
+    said.chars().take(QUOTED).map(shown).collect()
 }
 
 /// Whether disk or network are the cause, and not what they delivered.

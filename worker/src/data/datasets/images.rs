@@ -74,7 +74,7 @@ impl FileImporter for Images {
         &self.members
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(false, &[])
     }
 

@@ -17,6 +17,7 @@ mod labels;
 mod movi;
 mod movi_dump;
 mod npy;
+mod origin;
 mod part;
 mod picture;
 mod prepare;
@@ -37,6 +38,7 @@ use common::config::{ImportConfig, ImportLayout};
 use common::shards::Column;
 use labels::{Label, Rows};
 use picture::{Mask, Picture};
+use serde_json::{Map, Value};
 use source::Source;
 use split::Published;
 use tokio::runtime::Handle;
@@ -45,8 +47,8 @@ use tokio::runtime::Handle;
 pub(crate) trait Importer: Send + Sync {
     /// Where it lies, for messages.
     fn url(&self) -> String;
-    /// What its images come with.
-    fn contents(&self) -> Contents;
+    /// What the images come with of a split to which this member belongs.
+    fn contents(&self, member: usize) -> Contents;
     /// All members. Those of one split are rows in this order.
     fn members(&self) -> &[Member];
     /// Images per member: the frames of a video.
@@ -75,12 +77,14 @@ pub(crate) struct Contents {
     labels: &'static [Label],
     /// Further columns, which are stored as they come.
     arrays: Vec<Column>,
+    /// What is known about the data set as a whole, for the manifest.
+    origin: Map<String, Value>,
 }
 
 impl Contents {
     /// Of data sets about objects: with masks comes visibility.
     fn of_objects(masks: bool, labels: &'static [Label]) -> Self {
-        Self { masks, visibility: masks, labels, arrays: Vec::new() }
+        Self { masks, visibility: masks, labels, arrays: Vec::new(), origin: Map::new() }
     }
 }
 

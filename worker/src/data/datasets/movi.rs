@@ -130,7 +130,7 @@ impl Importer for Movi {
         self.url.clone()
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(true, LABELS)
     }
 

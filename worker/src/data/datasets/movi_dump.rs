@@ -117,7 +117,7 @@ impl FileImporter for MoviDump {
         &self.members
     }
 
-    fn contents(&self) -> Contents {
+    fn contents(&self, _member: usize) -> Contents {
         Contents::of_objects(true, LABELS)
     }
 

@@ -36,7 +36,7 @@ impl<'i> Part<'i> {
         split: Split,
     ) -> Result<Self, ImportError> {
         let members = split::members(importer.members(), import, split, &importer.url())?;
-        let (stride, contents) = (import.frame_stride, importer.contents());
+        let (stride, contents) = (import.frame_stride, importer.contents(members[0]));
         let format = RowFormat::new(contents, &config.data, import);
         Ok(Self { importer, members, frames: importer.frames().div_ceil(stride), stride, format })
     }

@@ -12,7 +12,7 @@ use super::labels::{Kind, Label, Rows};
 use super::picture::Mask;
 use super::prepare::Window;
 use super::{Contents, ImportError, Sample};
-use crate::data::{encode_row, holds, image_column, label_column};
+use crate::data::{MOMENTS, encode_row, holds, image_column, label_column};
 use bytes::Bytes;
 use common::config::{DataConfig, ImportConfig};
 use common::shards::{Column, DType, Schema};
@@ -58,6 +58,15 @@ impl RowFormat {
         named.collect()
     }
 
+    /// What is known about the data set as a whole, for the manifest.
+    pub(crate) fn origin(&self) -> &Map<String, Value> {
+        &self.contents.origin
+    }
+
+    fn has_moments(&self) -> bool {
+        self.contents.arrays.iter().any(|column| column.name == MOMENTS)
+    }
+
     /// One row: the bytes of each column as they are stored, in the order of the schema.
     pub(super) fn row(&self, sample: &Sample) -> Result<Vec<Bytes>, ImportError> {
         let (file, side) = (&sample.file, self.schema.columns[0].shape[0]);
@@ -67,6 +76,9 @@ impl RowFormat {
         }
         let window = Window::centred(sample.picture.size(), self.crop);
         let untouched = sample.picture.size() == (side, side) && window.is_whole(side);
+        if !untouched && self.has_moments() {
+            return Err(ImportError::Moments { file: file.clone(), size: sample.picture.size(), side, crop: self.crop });
+        }
         let [image, mask_file] = sample.kept.files.each_ref().map(|file| file.clone().filter(|_| untouched));
         let pixels = || window.of_picture(&sample.picture, side).map_err(|error| refused(error.to_string()));
         let mut row = vec![stored(&self.schema.columns[0], image, pixels)?];

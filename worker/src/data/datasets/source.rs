@@ -3,6 +3,8 @@
 use super::ImportError;
 use bytes::Bytes;
 use common::storage::{Entry, Pattern, Store};
+use futures::{StreamExt, TryStreamExt};
+use rayon::prelude::*;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -16,6 +18,10 @@ const FILES: [&str; 6] = [".zip", ".tar", ".tar.gz", ".tgz", ".tfrecord", ".tfre
 /// Bytes that are read ahead after a jump, and at most, when one read follows the other.
 const FIRST_WINDOW: u64 = 64 << 10;
 const LAST_WINDOW: u64 = 8 << 20;
+/// Files of an object store that are read at the same time.
+const IN_FLIGHT: usize = 16;
+/// So many bytes of an object cost less than one more request: a read that is not farther ahead follows the one before.
+const HOP: u64 = 512 << 10;
 
 /// A folder of files, or one file of it, or those that a pattern names.
 pub(super) struct Source {
@@ -92,6 +98,15 @@ impl Source {
         }
     }
 
+    /// Whole files, several at a time.
+    pub(super) fn read_all(&self, names: &[&str]) -> Result<Vec<Bytes>, ImportError> {
+        if self.store.local_path().is_some() {
+            return names.par_iter().map(|name| self.read(name)).collect();
+        }
+        let reads = futures::stream::iter(names.iter().map(|name| self.store.get(name)));
+        Ok(self.runtime.block_on(reads.buffered(IN_FLIGHT).try_collect())?)
+    }
+
     /// A file to be read in pieces.
     pub(super) fn reader(&self, entry: &Entry) -> Result<PieceReader, ImportError> {
         let file: Arc<str> = self.name_url(&entry.name).into();
@@ -159,6 +174,11 @@ impl PieceReader {
         self.size
     }
 
+    /// Bytes that cost less to read than to pass over.
+    pub(super) fn hop(&self) -> u64 {
+        if matches!(self.origin, Origin::Disk(_)) { 0 } else { HOP }
+    }
+
     /// The bytes `range`, exactly.
     pub(super) fn piece(&self, range: Range<u64>) -> io::Result<Bytes> {
         match &self.origin {
@@ -179,7 +199,8 @@ impl Read for PieceReader {
             if self.position >= self.size {
                 return Ok(0);
             }
-            let follows = !self.window.is_empty() && within == self.window.len() as u64;
+            let near = self.window.len() as u64..=self.window.len() as u64 + self.hop();
+            let follows = !self.window.is_empty() && near.contains(&within);
             self.ahead = if follows { (2 * self.ahead).min(LAST_WINDOW) } else { FIRST_WINDOW };
             self.window = self.piece(self.position..(self.position + self.ahead).min(self.size))?;
             self.window_start = self.position;
@@ -214,20 +235,24 @@ mod tests {
 
     /// An object store has no files to seek in, only ranges.
     #[test]
-    fn archives_in_an_object_store_are_read_by_ranges() {
+    fn files_in_an_object_store_are_read_by_ranges() {
         let runtime = Runtime::new().unwrap();
-        let store = Store::open("memory://bucket").unwrap();
-        let content: testing::Content = (0..40).map(|i| (format!("{i:02}.png"), vec![i; 5000 * usize::from(i) + 1])).collect();
-        runtime.block_on(store.put("some/images.zip", testing::zip(&content).into())).unwrap();
-        runtime.block_on(store.put("some/readme.txt", "words".into())).unwrap();
-        let source = Source { store: store.child("some"), file: None, pattern: None, runtime: runtime.handle().clone() };
-        assert_eq!(source.read("readme.txt").unwrap(), "words");
-        let mut files = Files::open(source).unwrap();
-        assert_eq!(files.entries().len(), 40);
-        files.arrange((0..40).map(|entry| vec![entry, 39 - entry]).collect());
-        let fetched = files.fetch(&[3, 17, 39]).unwrap();
-        for (sample, entries) in fetched.iter().zip([[3, 36], [17, 22], [39, 0]]) {
-            assert!(sample.iter().zip(entries).all(|(bytes, entry)| bytes[..] == content[entry].1[..]), "{entries:?}");
+        let content: testing::Content = (0..40).map(|i| (format!("{i:02}.png"), vec![i; 50_000 * usize::from(i) + 1])).collect();
+        let packed = |name: &str, bytes| vec![(name.to_owned(), bytes), ("readme.txt".into(), b"words".to_vec())];
+        for objects in [packed("images.zip", testing::zip(&content)), packed("images.tar", testing::tar(&content)), content.clone()]
+        {
+            let store = Store::open("memory://bucket").unwrap().child("some");
+            for (name, bytes) in objects {
+                runtime.block_on(store.put(&name, bytes.into())).unwrap();
+            }
+            let source = Source { store, file: None, pattern: None, runtime: runtime.handle().clone() };
+            let mut files = Files::open(source).unwrap();
+            assert_eq!(files.entries().len(), 40);
+            files.arrange((0..40).map(|entry| vec![entry, 39 - entry]).collect());
+            let fetched = files.fetch(&[3, 17, 20, 21, 39]).unwrap();
+            for (sample, entries) in fetched.iter().zip([[3, 36], [17, 22], [20, 19], [21, 18], [39, 0]]) {
+                assert!(sample.iter().zip(entries).all(|(bytes, entry)| bytes[..] == content[entry].1[..]), "{entries:?}");
+            }
         }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! train/00000.tar: KEY.jpg  KEY.mask.png  KEY.json          also .png, .webp, .image.jpg, .image.npy; .seg.png, .mask.npy
-//! train-0000.tar.gz: KEY.image.jpg  KEY.moments.npy  KEY.cls
+//! train-0000.tar.gz: __dataset__  KEY.image.jpg  KEY.moments.npy  KEY.cls
 //! ```
 //!
-//! Arrays, classes and the numbers of a JSON file become columns: those that the first sample has, and all others must have. Splits are
-//! words in the names of archives and folders; without any, a share is held out.
+//! Arrays, classes and the numbers of a JSON file become columns: those that the first sample of a split has, and all others must have.
+//! Splits are words in the names of archives and folders; without any, a share is held out.
 
 use super::files::{FileImporter, Files, IMAGES, Members};
 use super::npy::Array;
+use super::origin::origin;
 use super::picture::{Mask, Picture, Raster, decode_mask, decode_picture};
 use super::source::Source;
 use super::split::Published;
@@ -17,7 +18,7 @@ use super::{Contents, ImportError, Kept, Member, Sample};
 use crate::data::{MOMENTS, MOMENTS_FLIPPED};
 use bytes::Bytes;
 use common::shards::{Column, DType};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// How the names of masks end.
 const MASKS: [&str; 3] = ["mask.png", "seg.png", "mask.npy"];
@@ -25,8 +26,17 @@ const MASKS: [&str; 3] = ["mask.png", "seg.png", "mask.npy"];
 /// The data set.
 pub(super) struct WebDataset {
     members: Members,
-    masks: bool,
-    /// Endings of the further files of every sample.
+    outfits: Vec<Outfit>,
+    /// The outfit of each member.
+    outfit_of: Vec<usize>,
+    origin: Map<String, Value>,
+}
+
+/// What samples have beside their image.
+struct Outfit {
+    /// How the name of the first mask ends.
+    mask: Option<String>,
+    /// Endings of the further files.
     endings: Vec<String>,
     columns: Vec<Further>,
 }
@@ -40,52 +50,50 @@ struct Further {
     field: Option<String>,
 }
 
+/// Key and ending of every file.
+type Parts<'f> = [(&'f str, &'f str)];
+
 impl WebDataset {
-    /// Finds the samples, and reads what the first one has beside image and mask.
+    /// Finds the samples, and reads what the first one of each published split has beside image and mask: only samples to train on come
+    /// with the moments of the mirrored image.
     pub(super) fn open(source: Source) -> Result<Self, ImportError> {
         let files = Files::open(source)?;
         let parts: Vec<(&str, &str)> = files.entries().iter().map(|entry| key_and_ending(&entry.name)).collect();
-        let mut samples = Vec::new();
         let entries: Vec<usize> = (0..parts.len()).collect();
         let of_one = |&a: &usize, &b: &usize| parts[a].0 == parts[b].0 && files.archive(a) == files.archive(b);
-        for sample in entries.chunk_by(of_one) {
-            if let Some(image) = sample.iter().copied().find(|&at| is_picture(parts[at].1)) {
-                samples.push((image, sample));
-            }
-        }
-        let Some(&(_, first)) = samples.first() else {
-            return Err(ImportError::Empty { url: files.url(), expected: "KEY.jpg, KEY.png, KEY.webp or KEY.image.npy" });
-        };
-        let mask = first.iter().map(|&at| parts[at].1).find(|ending| MASKS.contains(ending));
-        let is_further = |ending: &str| {
-            let array = ending.ends_with(".npy") && ending != "image.npy" && ending != "mask.npy";
-            array || ending == "cls" || ending == "json"
-        };
-        let further: Vec<usize> = first.iter().copied().filter(|&at| is_further(parts[at].1)).collect();
-        let endings: Vec<String> = further.iter().map(|&at| parts[at].1.to_owned()).collect();
-        let columns = columns(&files, &further, &endings)?;
-        let mut found = Vec::with_capacity(samples.len());
-        for &(image, sample) in &samples {
-            let ending = |wanted: &[&str], missing: &str| {
-                let there = sample.iter().copied().find(|&at| wanted.contains(&parts[at].1));
-                let missing = || format!("{}.{missing}", parts[image].0);
-                there.ok_or_else(|| ImportError::Companion { file: files.name_url(image), missing: missing() })
-            };
-            let mut own = vec![image];
-            if let Some(mask) = mask {
-                own.push(ending(&MASKS, mask)?);
-            }
-            for further in &endings {
-                own.push(ending(&[further.as_str()], further)?);
-            }
+        let samples = entries.chunk_by(of_one).filter_map(|sample| {
+            let image = sample.iter().copied().find(|&at| is_picture(parts[at].1))?;
             let name = format!("{}/{}", files.archive(image), parts[image].0);
-            let words = |name: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(Published::by_word);
-            let published = words(&name).unwrap_or(Published::Unsplit);
-            found.push((Member { group: name.clone(), name, published }, own));
+            let published = name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(Published::by_word);
+            let published = published.unwrap_or(Published::Unsplit);
+            Some((Member { group: name.clone(), name, published }, image, sample)).filter(|_| published != Published::Apart)
+        });
+        let samples: Vec<_> = samples.collect();
+        if samples.is_empty() {
+            return Err(ImportError::Empty { url: files.url(), expected: "KEY.jpg, KEY.png, KEY.webp or KEY.image.npy" });
         }
-        let masks = mask.is_some();
-        let (members, _) = Members::arrange(files, found);
-        Ok(Self { members, masks, endings, columns })
+        // Samples of no split may come into either one.
+        let split = samples.iter().all(|(member, ..)| member.published != Published::Unsplit);
+        let (mut outfits, mut kinds): (Vec<Outfit>, Vec<Option<Published>>) = Default::default();
+        let (mut found, mut which) = (Vec::with_capacity(samples.len()), Vec::with_capacity(samples.len()));
+        for (member, image, sample) in samples {
+            let kind = Some(member.published).filter(|_| split);
+            let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
+            if place == kinds.len() {
+                kinds.push(kind);
+                outfits.push(Outfit::of(&files, &parts, sample)?);
+            }
+            found.push((member, outfits[place].files(&files, &parts, image, sample)?));
+            which.push(place);
+        }
+        let origin = origin(&files)?;
+        let (members, order) = Members::arrange(files, found);
+        let outfit_of = order.into_iter().map(|at| which[at]).collect();
+        Ok(Self { members, outfits, outfit_of, origin })
+    }
+
+    fn outfit(&self, member: usize) -> &Outfit {
+        &self.outfits[self.outfit_of[member]]
     }
 
     fn mask(&self, member: usize, bytes: &Bytes, picture: &Picture) -> Result<Mask, ImportError> {
@@ -100,11 +108,12 @@ impl WebDataset {
 
     /// The rows of the further columns.
     fn arrays(&self, member: usize, bytes: &[Bytes]) -> Result<Vec<Bytes>, ImportError> {
-        let before = 1 + usize::from(self.masks);
+        let outfit = self.outfit(member);
+        let before = 1 + usize::from(outfit.mask.is_some());
         let row = |further: &Further| {
             let (file, bytes) = (self.members.file(member, before + further.file), &bytes[before + further.file]);
             let refused = |reason| ImportError::Labels { file: file.clone(), reason };
-            let (column, row) = row(&self.endings[further.file], further.field.as_deref(), bytes).map_err(refused)?;
+            let (column, row) = row(&outfit.endings[further.file], further.field.as_deref(), bytes).map_err(refused)?;
             let expected = &further.column;
             if (column.dtype, &column.shape) != (expected.dtype, &expected.shape) {
                 let of = |column: &Column| format!("{:?} {:?}", column.dtype, column.shape).to_lowercase();
@@ -113,7 +122,38 @@ impl WebDataset {
             }
             Ok(row)
         };
-        self.columns.iter().map(row).collect()
+        outfit.columns.iter().map(row).collect()
+    }
+}
+
+impl Outfit {
+    /// What one sample has.
+    fn of(files: &Files, parts: &Parts<'_>, sample: &[usize]) -> Result<Self, ImportError> {
+        let mask = sample.iter().map(|&at| parts[at].1).find(|ending| MASKS.contains(ending)).map(str::to_owned);
+        let is_further = |ending: &str| {
+            let array = ending.ends_with(".npy") && ending != "image.npy" && ending != "mask.npy";
+            array || ending == "cls" || ending == "json"
+        };
+        let further: Vec<usize> = sample.iter().copied().filter(|&at| is_further(parts[at].1)).collect();
+        let endings: Vec<String> = further.iter().map(|&at| parts[at].1.to_owned()).collect();
+        Ok(Self { mask, columns: columns(files, &further, &endings)?, endings })
+    }
+
+    /// The files that are read of a sample: its image, its mask if there are masks, and the further ones.
+    fn files(&self, files: &Files, parts: &Parts<'_>, image: usize, sample: &[usize]) -> Result<Vec<usize>, ImportError> {
+        let ending = |wanted: &[&str], missing: &str| {
+            let there = sample.iter().copied().find(|&at| wanted.contains(&parts[at].1));
+            let missing = || format!("{}.{missing}", parts[image].0);
+            there.ok_or_else(|| ImportError::Companion { file: files.name_url(image), missing: missing() })
+        };
+        let mut own = vec![image];
+        if let Some(mask) = &self.mask {
+            own.push(ending(&MASKS, mask)?);
+        }
+        for further in &self.endings {
+            own.push(ending(&[further.as_str()], further)?);
+        }
+        Ok(own)
     }
 }
 
@@ -164,8 +204,18 @@ fn row(ending: &str, field: Option<&str>, bytes: &Bytes) -> Result<(Column, Byte
     let array = Array::parse(bytes)?;
     let name = ending.trim_end_matches(".npy");
     let cold = name != MOMENTS && name != MOMENTS_FLIPPED;
-    let column = Column { cold, ..Column::hot(name, array.dtype, &array.shape) };
-    Ok((column, bytes.slice_ref(array.data)))
+    // As the encode job stores them.
+    let (dtype, data) = match array.dtype {
+        DType::F32 if !cold => (DType::F16, halved(array.data)),
+        dtype => (dtype, bytes.slice_ref(array.data)),
+    };
+    Ok((Column { cold, ..Column::hot(name, dtype, &array.shape) }, data))
+}
+
+/// Little-endian f32 as f16.
+fn halved(floats: &[u8]) -> Bytes {
+    let halves = floats.as_chunks().0.iter().map(|float| half::f16::from_f32(f32::from_le_bytes(*float)));
+    halves.flat_map(half::f16::to_le_bytes).collect()
 }
 
 /// Key of the sample, with its folder, and what follows its first dot.
@@ -188,9 +238,10 @@ impl FileImporter for WebDataset {
         &self.members
     }
 
-    fn contents(&self) -> Contents {
-        let arrays = self.columns.iter().map(|further| further.column.clone()).collect();
-        Contents { masks: self.masks, visibility: false, labels: &[], arrays }
+    fn contents(&self, member: usize) -> Contents {
+        let outfit = self.outfit(member);
+        let arrays = outfit.columns.iter().map(|further| further.column.clone()).collect();
+        Contents { masks: outfit.mask.is_some(), visibility: false, labels: &[], arrays, origin: self.origin.clone() }
     }
 
     fn decode(&self, member: usize, bytes: &[Bytes]) -> Result<Sample, ImportError> {
@@ -206,8 +257,9 @@ impl FileImporter for WebDataset {
             Some((shape, _)) => return Err(refused(&file, &shape)),
             None => decode_picture(&bytes[0], &file)?,
         };
-        let mask = if self.masks { Some(self.mask(member, &bytes[1], &picture)?) } else { None };
-        let files = [Some(bytes[0].clone()), self.masks.then(|| bytes[1].clone())];
+        let masks = self.outfit(member).mask.is_some();
+        let mask = if masks { Some(self.mask(member, &bytes[1], &picture)?) } else { None };
+        let files = [Some(bytes[0].clone()), masks.then(|| bytes[1].clone())];
         let kept = Kept { files, arrays: self.arrays(member, bytes)? };
         Ok(Sample { file, picture, mask, objects: 0, visibility: Vec::new(), rows: Vec::new(), kept })
     }

@@ -9,17 +9,15 @@ use crate::exit::Failure;
 /// The columns that go into it.
 pub(super) const COLUMNS: [&str; 3] = ["moments", "moments_flipped", "label"];
 
-/// Whether the data set has what they train from.
-pub(super) fn check(schema: &Schema) -> Result<(), String> {
-    for (name, hint) in [("moments", "encode the images first"), ("moments_flipped", "encode with data.flip = true")] {
-        let fits = schema
+/// The first column that they train from and the data set lacks, and how it comes about.
+pub(super) fn missing(schema: &Schema) -> Option<(&'static str, &'static str)> {
+    let needed = [("moments", "encode the images first"), ("moments_flipped", "encode with data.flip = true")];
+    let is_there = |name: &str| {
+        schema
             .column(name)
-            .is_some_and(|column| column.dtype == DType::F16 && column.shape.len() == 3 && column.shape[0].is_multiple_of(2));
-        if !fits {
-            return Err(format!("has no column {name} of posterior moments, which LightningDiT needs; {hint}"));
-        }
-    }
-    Ok(())
+            .is_some_and(|column| column.dtype == DType::F16 && column.shape.len() == 3 && column.shape[0].is_multiple_of(2))
+    };
+    needed.into_iter().find(|(name, _)| !is_there(name))
 }
 
 /// The shard's latents, f32 [N, C, h, w]: the means of the posterior; and labels, i64 [N], zeros where there are none.

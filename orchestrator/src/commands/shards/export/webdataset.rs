@@ -1,18 +1,21 @@
 //! Samples in a tar file, as WebDataset reads them: all files of a sample one after the other, with one key before the first dot.
 
-use common::shards::{Column, DType, Encoding, OwnedRows};
+use common::shards::{Column, DType, Encoding, ORIGIN, OwnedRows};
+use serde_json::Value;
 
 use super::Shard;
 
 /// Files in a tar begin and end at multiples of this.
 const RECORD: usize = 512;
 
-/// The shard as a tar file.
-pub(super) fn tar(shard: &Shard) -> Vec<u8> {
+/// The shard as a tar file. What the data set says about itself, as the scaling factor of its latents, comes first, in a file that belongs
+/// to no sample.
+pub(super) fn tar(shard: &Shard, metadata: &Value) -> Vec<u8> {
     let mut file = Vec::new();
+    append(&mut file, ORIGIN, metadata.to_string().as_bytes());
     for row in 0..shard.rows {
         for (column, rows) in &shard.columns {
-            let name = format!("{:010}.{}.{}", shard.first + row, column.name.replace('.', "_"), extension(column));
+            let name = format!("{:010}.{}.{}", shard.first + row, column.name.replace(['.', '/'], "_"), extension(column));
             match rows {
                 OwnedRows::Encoded(rows) => append(&mut file, &name, &rows[row as usize]),
                 OwnedRows::Fixed(rows) => {

@@ -25,6 +25,8 @@ pub(super) const IMAGES: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
 
 /// What tar archives are made of.
 const BLOCK: u64 = 512;
+/// Most bytes of a tar archive that are read at once, unless a single file has more.
+const RUN: u64 = 8 << 20;
 
 /// Files and the samples that they make up.
 pub(super) struct Files {
@@ -140,8 +142,63 @@ impl Files {
     pub(super) fn fetch(&self, samples: &[usize]) -> Result<Vec<Vec<Bytes>>, ImportError> {
         match &self.place {
             Place::Stream(stream) => stream.fetch(&self.samples, samples),
-            _ => samples.par_iter().map(|&sample| self.samples[sample].iter().map(|&entry| self.read(entry)).collect()).collect(),
+            _ => {
+                let entries: Vec<usize> = samples.iter().flat_map(|&sample| &self.samples[sample]).copied().collect();
+                let mut files = self.read_all(&entries)?.into_iter();
+                Ok(samples.iter().map(|&sample| files.by_ref().take(self.samples[sample].len()).collect()).collect())
+            }
         }
+    }
+
+    /// Files that can be reached at will, in the order asked. In tar archives, those that lie close together are read at once.
+    fn read_all(&self, entries: &[usize]) -> Result<Vec<Bytes>, ImportError> {
+        let Place::Archives { spots, .. } = &self.place else {
+            return self.source.read_all(&entries.iter().map(|&entry| self.entries[entry].name.as_str()).collect::<Vec<_>>());
+        };
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_unstable_by_key(|&at| (spots[entries[at]].archive, spots[entries[at]].at));
+        let mut runs: Vec<Vec<usize>> = Vec::new();
+        for at in order {
+            match runs.last_mut() {
+                Some(run) if self.belongs(entries[run[0]], entries[run[run.len() - 1]], entries[at]) => run.push(at),
+                _ => runs.push(vec![at]),
+            }
+        }
+        let read = |run: &Vec<usize>| self.read_run(&run.iter().map(|&at| entries[at]).collect::<Vec<_>>());
+        let read: Vec<Vec<Bytes>> = runs.par_iter().map(read).collect::<Result<_, _>>()?;
+        let mut files = vec![Bytes::new(); entries.len()];
+        for (at, bytes) in runs.concat().into_iter().zip(read.concat()) {
+            files[at] = bytes;
+        }
+        Ok(files)
+    }
+
+    /// Whether a file is read together with others that come before it, from `first` to `last`.
+    fn belongs(&self, first: usize, last: usize, next: usize) -> bool {
+        let Place::Archives { opened, spots } = &self.place else { return false };
+        let Archive::Tar(reader) = &opened[spots[first].archive] else { return false };
+        let (begin, end) = (spots[first].at, spots[last].at + self.entries[last].size);
+        // A header and the rest of a record lie between neighbours.
+        let near = spots[next].at.saturating_sub(end) <= reader.hop() + 2 * BLOCK;
+        spots[next].archive == spots[first].archive && near && spots[next].at + self.entries[next].size - begin <= RUN
+    }
+
+    /// Files of one archive that are read at once, by their place in it.
+    fn read_run(&self, entries: &[usize]) -> Result<Vec<Bytes>, ImportError> {
+        let (Place::Archives { opened, spots }, [first, .., last]) = (&self.place, entries) else {
+            return entries.iter().map(|&entry| self.read(entry)).collect();
+        };
+        let Archive::Tar(reader) = &opened[spots[*first].archive] else {
+            return entries.iter().map(|&entry| self.read(entry)).collect();
+        };
+        let begin = spots[*first].at;
+        let piece = reader.piece(begin..spots[*last].at + self.entries[*last].size);
+        let piece = piece.map_err(|error| ImportError::of_io(&self.name_url(*first), error))?;
+        let file = |&entry: &usize| {
+            let at = (spots[entry].at - begin) as usize;
+            piece.slice(at..at + self.entries[entry].size as usize)
+        };
+        Ok(entries.iter().map(file).collect())
     }
 
     /// The files of one sample, for messages.
@@ -159,7 +216,8 @@ impl Files {
                 Archive::Zip(archive) => {
                     let mut archive = archive.clone();
                     let mut file = archive.by_index(spots[entry].at as usize).map_err(|error| failed(error.into()))?;
-                    let mut bytes = Vec::with_capacity(file.size() as usize);
+                    // No more than is sure to be wanted: the size is only what the archive says.
+                    let mut bytes = Vec::with_capacity(file.size().min(RUN) as usize);
                     file.read_to_end(&mut bytes).map_err(failed)?;
                     Ok(bytes.into())
                 }

@@ -30,8 +30,8 @@ impl Members {
 pub(in super::super) trait FileImporter: Send + Sync {
     /// Its members.
     fn members(&self) -> &Members;
-    /// What its images come with.
-    fn contents(&self) -> Contents;
+    /// What the images come with of a split to which this member belongs.
+    fn contents(&self, member: usize) -> Contents;
     /// The image of a member, from the bytes of its files.
     ///
     /// # Errors
@@ -44,8 +44,8 @@ impl<T: FileImporter> Importer for T {
         FileImporter::members(self).files.url()
     }
 
-    fn contents(&self) -> Contents {
-        FileImporter::contents(self)
+    fn contents(&self, member: usize) -> Contents {
+        FileImporter::contents(self, member)
     }
 
     fn members(&self) -> &[Member] {
