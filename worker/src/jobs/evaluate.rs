@@ -2,7 +2,7 @@
 //! never look at the image; and a picture grid.
 
 use super::JobContext;
-use super::figure::{self, batches, image_picture, share};
+use super::figure::{self, batches, share};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::data::LabelledImages;
@@ -110,12 +110,12 @@ fn picture_grid(
     let decoded = decoder.decode(model, &slots.conditioning, 0..count as usize);
     let mut rows = Vec::new();
     for (index, truth) in held_out.masks(0..count)?.iter().enumerate() {
-        let image = image_picture(&images.get(index as i64))?;
+        let image = Picture::from_image(&images.get(index as i64))?;
         let mut row = vec![
             image.clone(),
             Picture::labels(held_out.side(), truth.iter().map(|&label| usize::from(label)))?,
             Picture::labels(held_out.side(), in_colours_of_truth(truth, &predicted[index]))?,
-            image_picture(&decoded.get(index as i64))?,
+            Picture::from_image(&decoded.get(index as i64))?,
         ];
         for weights in attention.get(index as i64).unbind(0) {
             row.push(image.cut_out(&to_vec(&weights)?));
