@@ -101,6 +101,20 @@ pub(crate) enum PreflightError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Objects that are nowhere to be seen.
+    #[error("{url}: there are no masks in this data set, and {job} needs them; docs/data.md says which data sets have them")]
+    NoMasks {
+        /// The data set.
+        url: String,
+        /// The job.
+        job: Job,
+    },
+    /// A network to judge scenes by that is not there.
+    #[error("fid.weights: there is no file {}; docs/gallery.md has the command that makes it", path.display())]
+    NoInception {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// Objects that nothing is said about.
     #[error(transparent)]
     Labels(#[from] NoLabels),
@@ -186,19 +200,24 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             }
             check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await
         }
-        Job::Evaluate => check_split(latents, "validation", None).await,
-        Job::Probe => check_labels(latents, config.probe.split.name()).await,
+        Job::Evaluate => check_masks(latents, "validation", job).await.map(drop),
+        Job::Probe => {
+            object_labels(&check_masks(latents, config.probe.split.name(), job).await?)?;
+            Ok(())
+        }
         Job::Concepts => check_split(latents, "train", None).await,
         Job::Compose => check_scenes(config).await,
         Job::Edit => check_recipes(config).await,
     }
 }
 
-/// Whether the data set says anything about the objects in its images.
-async fn check_labels(url: &str, split: &str) -> Result<(), PreflightError> {
+/// The split at `url`, if it says where the objects of its images are.
+async fn check_masks(url: &str, split: &str, job: Job) -> Result<Dataset, PreflightError> {
     let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
-    object_labels(&dataset)?;
-    Ok(())
+    match dataset.manifest().schema.column("mask") {
+        Some(_) => Ok(dataset),
+        None => Err(PreflightError::NoMasks { url: format!("{}/{split}", url.trim_end_matches('/')), job }),
+    }
 }
 
 /// Whether all that is to be edited is there.
@@ -224,7 +243,10 @@ async fn check_scenes(config: &Config) -> Result<(), PreflightError> {
     let split = config.compose.as_ref().map(|compose| compose.split).unwrap_or_default();
     let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
     compose_tasks(config, dataset.rows())?;
-    Ok(())
+    match config.fid.as_ref().map(|fid| Store::open(&fid.weights)).transpose()?.and_then(|weights| weights.local_path()) {
+        Some(path) if !path.is_file() => Err(PreflightError::NoInception { path }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether there is something to import, as far as that is known at no cost.
