@@ -200,10 +200,11 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             }
             check_split(latents, "train", Some(("train.global_batch", config.train.global_batch))).await
         }
-        Job::Evaluate => check_masks(latents, "validation", job).await.map(drop),
+        Job::Evaluate => check_masks(&open_split(latents, "validation").await?, job),
         Job::Probe => {
-            object_labels(&check_masks(latents, config.probe.split.name(), job).await?)?;
-            Ok(())
+            let dataset = open_split(latents, config.probe.split.name()).await?;
+            object_labels(&dataset)?;
+            check_masks(&dataset, job)
         }
         Job::Concepts => check_split(latents, "train", None).await,
         Job::Compose => check_scenes(config).await,
@@ -211,19 +212,22 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
     }
 }
 
-/// The split at `url`, if it says where the objects of its images are.
-async fn check_masks(url: &str, split: &str, job: Job) -> Result<Dataset, PreflightError> {
-    let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
+async fn open_split(url: &str, split: &str) -> Result<Dataset, PreflightError> {
+    Ok(Dataset::open(Store::open(url)?.child(split), 0).await?)
+}
+
+/// Whether the data set says where the objects in its images are, which `job` has to know.
+fn check_masks(dataset: &Dataset, job: Job) -> Result<(), PreflightError> {
     match dataset.manifest().schema.column("mask") {
-        Some(_) => Ok(dataset),
-        None => Err(PreflightError::NoMasks { url: format!("{}/{split}", url.trim_end_matches('/')), job }),
+        Some(_) => Ok(()),
+        None => Err(PreflightError::NoMasks { url: dataset.url().to_owned(), job }),
     }
 }
 
 /// Whether all that is to be edited is there.
 async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
     let split = config.edit.as_ref().map(|edit| edit.split).unwrap_or_default();
-    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    let dataset = open_split(&config.data.latents, split.name()).await?;
     for task in edit_tasks(config, dataset.rows())? {
         for image in task.images() {
             match image {
@@ -241,7 +245,7 @@ async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
 async fn check_scenes(config: &Config) -> Result<(), PreflightError> {
     check_split(&config.data.latents, "train", None).await?;
     let split = config.compose.as_ref().map(|compose| compose.split).unwrap_or_default();
-    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    let dataset = open_split(&config.data.latents, split.name()).await?;
     compose_tasks(config, dataset.rows())?;
     match config.fid.as_ref().map(|fid| Store::open(&fid.weights)).transpose()?.and_then(|weights| weights.local_path()) {
         Some(path) if !path.is_file() => Err(PreflightError::NoInception { path }),
@@ -259,7 +263,7 @@ fn check_source(config: &Config) -> Result<(), PreflightError> {
 }
 
 async fn check_split(url: &str, split: &str, batch: Option<(&'static str, usize)>) -> Result<(), PreflightError> {
-    let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
+    let dataset = open_split(url, split).await?;
     let rows = dataset.rows();
     match batch {
         Some((key, batch)) if rows < batch as u64 => {
