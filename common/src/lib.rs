@@ -3,6 +3,7 @@
 //! tensor.
 
 pub mod backend;
+pub mod cause;
 pub mod checkpoint;
 pub mod config;
 pub mod control;

@@ -10,6 +10,7 @@
 //!   metrics.jsonl  tensorboard/  checkpoints/  pictures/  evaluate.json  probe.json  compose.json  fid.json  edit.json
 //!   report.html         the run as one page
 //!   concepts/           library.safetensors with the slots and their concepts, library.json about them
+//!   fid/                real.safetensors with what is known of the real images, real.json about it
 //!   jobs/JOB/           the same files for a job other than training
 //! ```
 
@@ -169,6 +170,12 @@ impl RunDir {
     #[must_use]
     pub fn distances(&self) -> PathBuf {
         self.path.join("fid.json")
+    }
+
+    /// What is known of the real images that composed scenes are compared with, so that they need not be looked at again.
+    #[must_use]
+    pub fn real_features(&self) -> PathBuf {
+        self.path.join("fid")
     }
 
     /// What the `edit` job did, and its figures.

@@ -44,7 +44,10 @@ pub enum SealError {
 }
 
 /// The document for `content`, which must serialise to an object with a `version`, and the digest of its content.
-pub(crate) fn seal<T: Serialize>(content: &T) -> Result<(Bytes, String), SealError> {
+///
+/// # Errors
+/// A content that cannot be written as JSON.
+pub fn seal<T: Serialize>(content: &T) -> Result<(Bytes, String), SealError> {
     let content = serde_json::to_vec(content)?;
     let digest = blake3::hash(&content).to_hex();
     let document = [BEFORE_DIGEST, digest.as_bytes(), BEFORE_CONTENT, &content, AFTER_CONTENT].concat();
@@ -52,7 +55,10 @@ pub(crate) fn seal<T: Serialize>(content: &T) -> Result<(Bytes, String), SealErr
 }
 
 /// The content of a document of one of the formats `versions`, and its digest.
-pub(crate) fn open<T: DeserializeOwned>(document: &[u8], versions: RangeInclusive<u32>) -> Result<(T, String), SealError> {
+///
+/// # Errors
+/// A document that is torn, altered, of another format or about something else.
+pub fn open<T: DeserializeOwned>(document: &[u8], versions: RangeInclusive<u32>) -> Result<(T, String), SealError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use common::cause::one_line;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -31,7 +33,7 @@ impl fmt::Display for Failure {
     /// The whole chain of causes in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadInput(error) | Self::Other(error) => write!(f, "{error:#}"),
+            Self::BadInput(error) | Self::Other(error) => f.write_str(&one_line(error.as_ref())),
         }
     }
 }

@@ -101,6 +101,20 @@ pub(crate) enum PreflightError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Objects that are nowhere to be seen.
+    #[error("{url}: there are no masks in this data set, and {job} needs them; docs/data.md says which data sets have them")]
+    NoMasks {
+        /// The data set.
+        url: String,
+        /// The job.
+        job: Job,
+    },
+    /// A network to judge scenes by that is not there.
+    #[error("fid.weights: there is no file {}; docs/gallery.md has the command that makes it", path.display())]
+    NoInception {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// Objects that nothing is said about.
     #[error(transparent)]
     Labels(#[from] NoLabels),
@@ -191,25 +205,34 @@ pub(crate) async fn check_data(config: &Config, job: Job) -> Result<(), Prefligh
             scaling_factor(config.autoencoder.scaling_factor, &train)?;
             Ok(())
         }
-        Job::Evaluate => check_split(latents, "validation", None).await.map(drop),
-        Job::Probe => check_labels(latents, config.probe.split.name()).await,
+        Job::Evaluate => check_masks(&open_split(latents, "validation").await?, job),
+        Job::Probe => {
+            let dataset = open_split(latents, config.probe.split.name()).await?;
+            object_labels(&dataset)?;
+            check_masks(&dataset, job)
+        }
         Job::Concepts => check_split(latents, "train", None).await.map(drop),
         Job::Compose => check_scenes(config).await,
         Job::Edit => check_recipes(config).await,
     }
 }
 
-/// Whether the data set says anything about the objects in its images.
-async fn check_labels(url: &str, split: &str) -> Result<(), PreflightError> {
-    let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
-    object_labels(&dataset)?;
-    Ok(())
+async fn open_split(url: &str, split: &str) -> Result<Dataset, PreflightError> {
+    Ok(Dataset::open(Store::open(url)?.child(split), 0).await?)
+}
+
+/// Whether the data set says where the objects in its images are, which `job` has to know.
+fn check_masks(dataset: &Dataset, job: Job) -> Result<(), PreflightError> {
+    match dataset.manifest().schema.column("mask") {
+        Some(_) => Ok(()),
+        None => Err(PreflightError::NoMasks { url: dataset.url().to_owned(), job }),
+    }
 }
 
 /// Whether all that is to be edited is there.
 async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
     let split = config.edit.as_ref().map(|edit| edit.split).unwrap_or_default();
-    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    let dataset = open_split(&config.data.latents, split.name()).await?;
     for task in edit_tasks(config, dataset.rows())? {
         for image in task.images() {
             match image {
@@ -227,9 +250,12 @@ async fn check_recipes(config: &Config) -> Result<(), PreflightError> {
 async fn check_scenes(config: &Config) -> Result<(), PreflightError> {
     check_split(&config.data.latents, "train", None).await?;
     let split = config.compose.as_ref().map(|compose| compose.split).unwrap_or_default();
-    let dataset = Dataset::open(Store::open(&config.data.latents)?.child(split.name()), 0).await?;
+    let dataset = open_split(&config.data.latents, split.name()).await?;
     compose_tasks(config, dataset.rows())?;
-    Ok(())
+    match config.fid.as_ref().map(|fid| Store::open(&fid.weights)).transpose()?.and_then(|weights| weights.local_path()) {
+        Some(path) if !path.is_file() => Err(PreflightError::NoInception { path }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether there is something to import, as far as that is known at no cost.
@@ -242,7 +268,7 @@ fn check_source(config: &Config) -> Result<(), PreflightError> {
 }
 
 async fn check_split(url: &str, split: &str, batch: Option<(&'static str, usize)>) -> Result<Dataset, PreflightError> {
-    let dataset = Dataset::open(Store::open(url)?.child(split), 0).await?;
+    let dataset = open_split(url, split).await?;
     let rows = dataset.rows();
     match batch {
         Some((key, batch)) if rows < batch as u64 => {

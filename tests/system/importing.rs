@@ -19,10 +19,10 @@ use crate::torture::seed;
 /// The pictures of this repository's documentation.
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
-const IMPORT: [&str; 4] = ["--job", "import", "--set", "import={ layout = \"images\", source = \"pictures\" }"];
+pub const IMPORT: [&str; 4] = ["--job", "import", "--set", "import={ layout = \"images\", source = \"pictures\" }"];
 
 /// A lab with some pictures in folders for the two splits.
-fn with_pictures() -> Lab {
+pub fn with_pictures() -> Lab {
     let lab = Lab::empty();
     for (folder, count) in [("train", 20), ("validation", 3)] {
         let folder = lab.path().join("pictures").join(folder);

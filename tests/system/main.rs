@@ -28,6 +28,7 @@ mod refusals;
 mod rehearsal;
 mod retention;
 mod saving;
+mod showing;
 mod slurm;
 mod snapshot;
 mod streaming;

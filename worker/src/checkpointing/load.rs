@@ -174,7 +174,7 @@ fn pass_over(damaged: &mut Vec<String>, step: u64, error: &CheckpointingError) {
 /// one. Every worker gets rank 0's. Returns the checkpoint's step.
 ///
 /// # Errors
-/// No checkpoint, or one of other networks.
+/// No checkpoint, or one of other networks: on rank 0; the others are told that there is none.
 pub fn load_weights(
     stores: &[CheckpointStore],
     model: &LatentSlotDiffusion,
@@ -182,23 +182,31 @@ pub fn load_weights(
     collective: &mut dyn Collective,
     runtime: &Handle,
 ) -> Result<u64, CheckpointingError> {
-    let mut step = 0;
-    if collective.rank() == 0 {
-        let Some((store, manifest)) = newest(stores, runtime)? else {
-            let urls: Vec<&str> = stores.iter().map(CheckpointStore::url).collect();
-            return Err(CheckpointingError::Nothing { url: urls.join(", ") });
-        };
-        for module in &model.modules {
-            let average = average && manifest.part(&weights_part(module.name, true)).is_some();
-            let part = find_part(store, &manifest, &weights_part(module.name, average))?;
-            runtime.block_on(read_into(store, part, &module.variables))?;
-        }
-        step = manifest.step;
-    }
+    let read = if collective.rank() == 0 { read_newest(stores, model, average, runtime) } else { Ok(0) };
+    let step = agree_on(read, collective)?;
     for variable in model.modules.iter().flat_map(|module| &module.variables) {
         collective.broadcast(&variable.tensor.detach(), 0)?;
     }
     Ok(tell(Some(&step), collective)?.unwrap_or(step))
+}
+
+/// Reads the weights of the newest checkpoint that verifies, and says of which step it is.
+fn read_newest(
+    stores: &[CheckpointStore],
+    model: &LatentSlotDiffusion,
+    average: bool,
+    runtime: &Handle,
+) -> Result<u64, CheckpointingError> {
+    let Some((store, manifest)) = newest(stores, runtime)? else {
+        let urls: Vec<&str> = stores.iter().map(CheckpointStore::url).collect();
+        return Err(CheckpointingError::Nothing { url: urls.join(", ") });
+    };
+    for module in &model.modules {
+        let average = average && manifest.part(&weights_part(module.name, true)).is_some();
+        let part = find_part(store, &manifest, &weights_part(module.name, average))?;
+        runtime.block_on(read_into(store, part, &module.variables))?;
+    }
+    Ok(manifest.step)
 }
 
 /// The newest checkpoint that verifies, and where it is; says in the log which newer ones do not, and why.
@@ -240,7 +248,8 @@ async fn read_into(store: &CheckpointStore, part: &Written, variables: &[Variabl
 
 async fn read_once_into(store: &CheckpointStore, part: &Written, variables: &[Variable]) -> Result<(), CheckpointingError> {
     let mut reader = store.reader(part).await?;
-    let mut incoming = Incoming::new(&part.object, variables);
+    let file = format!("{}/{}", store.url(), part.object);
+    let mut incoming = Incoming::new(&file, variables);
     let mut understood = Ok(());
     while let Some(piece) = reader.next().await? {
         if understood.is_ok() {

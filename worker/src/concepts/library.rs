@@ -124,7 +124,7 @@ impl Library {
             Err(error) => return Err(ConceptsError::io(&path, error)),
         };
         let info = serde_json::from_slice(&text).map_err(|error| ConceptsError::format(&path, error));
-        match info.and_then(|info| Self::read(info, &folder.join(TENSORS))) {
+        match info.and_then(|info| Self::of(info, folder)) {
             Ok(library) => Ok(Some(library)),
             Err(error @ ConceptsError::Format { .. }) => {
                 tracing::warn!("there is no whole library: {error}");
@@ -134,7 +134,12 @@ impl Library {
         }
     }
 
-    fn read(info: LibraryInfo, path: &Path) -> Result<Self, ConceptsError> {
+    /// The library whose tensors lie in `folder`, and of which `info` is to be said.
+    ///
+    /// # Errors
+    /// A file of tensors that is not there, is not whole or is another library's.
+    pub fn of(info: LibraryInfo, folder: &Path) -> Result<Self, ConceptsError> {
+        let path = &folder.join(TENSORS);
         let (header, start) = header(path)?;
         let wrong = |reason: &str| ConceptsError::format(path, reason);
         let made_from = header.metadata().as_ref().and_then(|metadata| metadata.get(MADE_FROM).cloned());

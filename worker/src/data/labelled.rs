@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 use tokio::runtime::Handle;
 
-/// The images and instance masks of one split of the encoded data set.
+/// The images of one split of the encoded data set, and what is known about them.
 pub struct LabelledImages {
     dataset: Arc<Dataset>,
     side: usize,
@@ -21,13 +21,23 @@ impl LabelledImages {
     /// Opens the split `split` of `data.latents`.
     ///
     /// # Errors
-    /// A data set that is missing, half-written, damaged, without masks, or of images of another size.
+    /// A data set that is missing, half-written, damaged, or of images of another size.
     pub fn open(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
         let (url, side) = (format!("{}/{split}", data.latents.trim_end_matches('/')), data.resolution);
         let dataset = open_split(runtime, data, &data.latents, split)?;
         check_column(&url, &dataset, "image", DType::U8, [side, side, 3])?;
-        check_column(&url, &dataset, "mask", DType::U8, [side, side])?;
         Ok(Self { dataset, side, runtime: runtime.clone() })
+    }
+
+    /// The same for whoever asks for [`Self::masks`].
+    ///
+    /// # Errors
+    /// As above, and a data set without masks.
+    pub fn open_with_masks(runtime: &Handle, data: &DataConfig, split: &str) -> Result<Self, DataError> {
+        let images = Self::open(runtime, data, split)?;
+        let url = format!("{}/{split}", data.latents.trim_end_matches('/'));
+        check_column(&url, &images.dataset, "mask", DType::U8, [images.side; 2])?;
+        Ok(images)
     }
 
     /// Number of images.

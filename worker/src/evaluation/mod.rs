@@ -1,4 +1,5 @@
-//! How good the slots are at finding objects: figures over labels, and pictures to look at. Only [`fid`] knows tensors.
+//! How good the slots are at finding objects: figures over labels, and pictures to look at. Only [`fid`] knows tensors, and a picture those of
+//! an image.
 
 mod captions;
 pub mod fid;

@@ -5,6 +5,7 @@ use super::palette::colour;
 use image::codecs::png::PngEncoder;
 use image::imageops::{FilterType, resize};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use tch::{TchError, Tensor};
 
 /// Smallest side of a tile of a grid: smaller pictures are enlarged so that they can be looked at.
 const TILE: usize = 112;
@@ -28,6 +29,9 @@ pub enum PictureError {
         /// Bytes given.
         bytes: usize,
     },
+    /// The tensor is not the image that it should be.
+    #[error("cannot take a picture from a tensor: {0}")]
+    Tensor(#[from] TchError),
     /// The encoder failed.
     #[error("cannot encode a picture as PNG: {0}")]
     Png(#[from] image::ImageError),
@@ -65,6 +69,15 @@ impl Picture {
         Ok(Self { width, height, rgb, flat: false })
     }
 
+    /// The picture of an image u8 [H, W, 3].
+    ///
+    /// # Errors
+    /// A tensor of other dimensions or of another kind.
+    pub fn from_image(image: &Tensor) -> Result<Self, PictureError> {
+        let (height, width, _) = image.size3()?;
+        Self::from_rgb(width as usize, height as usize, Vec::try_from(image.flatten(0, -1).contiguous())?)
+    }
+
     /// A square label map in distinct colours, `side` pixels wide; label 0 is dark.
     ///
     /// # Errors
@@ -72,6 +85,14 @@ impl Picture {
     pub fn labels(side: usize, labels: impl IntoIterator<Item = usize>) -> Result<Self, PictureError> {
         let picture = Self::from_rgb(side, side, labels.into_iter().flat_map(colour).collect())?;
         Ok(Self { flat: true, ..picture })
+    }
+
+    /// The slot of every pixel in distinct colours, `side` pixels wide. The dark of "no object" is no slot's.
+    ///
+    /// # Errors
+    /// When the slots are not `side * side`.
+    pub fn slots(side: usize, slots: &[u8]) -> Result<Self, PictureError> {
+        Self::labels(side, slots.iter().map(|&slot| usize::from(slot) + 1))
     }
 
     /// This picture where `weights` (one per pixel, 0..1) is 1, fading to paper where it is 0.

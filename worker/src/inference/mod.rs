@@ -1,6 +1,9 @@
 //! The model at work: slots of images, their segmentation, and pictures decoded from slots.
 
 mod decoder;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use decoder::Decoder;
 

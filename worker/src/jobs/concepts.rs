@@ -171,9 +171,9 @@ fn save(
         made_from,
     };
     writer.assemble(&info, &clusters.centres, context.place.world)?;
-    info.save(&folder)?;
-    let library = Library::open(&folder)?.with_context(|| format!("{}: the library is gone", folder.display()))?;
-    picture(&Cutter { context, model }, source, &library)
+    let library = Library::of(info, &folder)?;
+    picture(&Cutter { context, model }, source, &library)?;
+    Ok(library.info.save(&folder)?)
 }
 
 /// One row per concept: members evenly spaced from its centre to its edge.

@@ -1,7 +1,6 @@
 //! Slots as pictures: what each sees of the image in which it was found.
 
 use super::JobContext;
-use super::figure::image_picture;
 use crate::data::LabelledImages;
 use crate::evaluation::Picture;
 use crate::inference::{enlarge, find_slots, to_vec};
@@ -32,7 +31,7 @@ impl Cutter<'_> {
         let draws = Draws::new(self.context.config.run.seed);
         let found = find_slots(self.model, draws, &images, image as usize..image as usize + 1, self.context.device);
         let attention = enlarge(&found.attention, source.side()).get(0);
-        Ok(Found { picture: image_picture(&images.get(0))?, attention, conditioning: found.conditioning.get(0) })
+        Ok(Found { picture: Picture::from_image(&images.get(0))?, attention, conditioning: found.conditioning.get(0) })
     }
 
     /// What slot `slot` of an image of `source` sees.

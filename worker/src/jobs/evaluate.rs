@@ -2,7 +2,7 @@
 //! never look at the image; and a picture grid.
 
 use super::JobContext;
-use super::figure::{self, batches, image_picture, share};
+use super::figure::{self, batches, share};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
 use crate::data::LabelledImages;
@@ -19,24 +19,26 @@ use tch::Tensor;
 const FITTED_MASKS: u64 = 300;
 
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
-    let config = context.config.clone();
-    let held_out = LabelledImages::open(&context.runtime, &config.data, "validation")?;
+    let (config, device) = (context.config.clone(), context.device);
+    let held_out = LabelledImages::open_with_masks(&context.runtime, &config.data, "validation")?;
     let autoencoder = Autoencoder::load(&config.autoencoder, context.device, &context.runtime)?;
     let decoder = Decoder::new(&config, autoencoder, context.device);
-    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
+    let network = |initial| LatentSlotDiffusion::new(&config.model, Sizes::of(&config), initial, device);
+    let model = network(Initial::Unset);
     let stores = open_stores(&config, &context.run)?;
+    // Whoever has no checkpoint hears of it now, not after the figures of the untrained model.
+    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
     let samples =
         if config.evaluate.samples == 0 { held_out.count() } else { held_out.count().min(config.evaluate.samples as u64) };
 
     let position_only = position_only(context, &held_out, samples)?;
-    let untrained = model_figures(context, &model, &held_out, samples, "untrained")?;
-    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
     let trained = model_figures(context, &model, &held_out, samples, "trained")?;
+    let pictures = context.place.is_leader().then(|| picture_grid(context, &model, &decoder, &held_out)).transpose()?;
+    drop(model);
+    let untrained = model_figures(context, &network(Initial::Seed(config.run.seed)), &held_out, samples, "untrained")?;
 
-    if !context.place.is_leader() {
-        return Ok(Value::Null);
-    }
-    let picture = figure::save(&context.run, "evaluate.png", &picture_grid(context, &model, &decoder, &held_out)?)?;
+    let Some(pictures) = pictures else { return Ok(Value::Null) };
+    let picture = figure::save(&context.run, "evaluate.png", &pictures)?;
     let report = json!({
         "step": step,
         "trained": trained,
@@ -76,7 +78,7 @@ fn model_figures(
 
 /// The figures of fixed cells, as many as there are slots.
 fn position_only(context: &mut JobContext, held_out: &LabelledImages, samples: u64) -> Result<Figures> {
-    let train = LabelledImages::open(&context.runtime, &context.config.data, "train")?;
+    let train = LabelledImages::open_with_masks(&context.runtime, &context.config.data, "train")?;
     let masks = train.masks(0..train.count().min(FITTED_MASKS))?;
     let cells = position_cells(&masks, train.side(), context.config.model.slot_attention.slots as usize)?;
     let mut sums = Sums::default();
@@ -110,12 +112,12 @@ fn picture_grid(
     let decoded = decoder.decode(model, &slots.conditioning, 0..count as usize);
     let mut rows = Vec::new();
     for (index, truth) in held_out.masks(0..count)?.iter().enumerate() {
-        let image = image_picture(&images.get(index as i64))?;
+        let image = Picture::from_image(&images.get(index as i64))?;
         let mut row = vec![
             image.clone(),
             Picture::labels(held_out.side(), truth.iter().map(|&label| usize::from(label)))?,
             Picture::labels(held_out.side(), in_colours_of_truth(truth, &predicted[index]))?,
-            image_picture(&decoded.get(index as i64))?,
+            Picture::from_image(&decoded.get(index as i64))?,
         ];
         for weights in attention.get(index as i64).unbind(0) {
             row.push(image.cut_out(&to_vec(&weights)?));

@@ -7,6 +7,7 @@ use crate::data::datasets::ImportError;
 use crate::model::weights::WeightsError;
 use crate::training::reduction::ReductionError;
 use crate::training::window::NotFinite;
+use common::cause;
 use common::checkpoint::CheckpointError;
 use common::control::FailureKind;
 use common::shards::{NoLabels, NoScalingFactor, ShardError};
@@ -49,13 +50,19 @@ pub fn failure_kind(error: &anyhow::Error) -> FailureKind {
         FailureKind::BadData
     } else if error.chain().any(is_bad_input) {
         FailureKind::BadInput
-    } else if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(CollectiveError::Transport { .. }))) {
+    } else if error.chain().any(is_of_another_worker) {
         FailureKind::PeerLost
     } else if error.chain().any(|cause| is_out_of_memory(&cause.to_string())) {
         FailureKind::OutOfMemory
     } else {
         FailureKind::Fault
     }
+}
+
+/// Whether it is another worker that has failed, and knows why.
+fn is_of_another_worker(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(CollectiveError::Transport { .. }))
+        || matches!(cause.downcast_ref(), Some(CheckpointingError::FailedElsewhere))
 }
 
 fn is_bad_data(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -98,15 +105,9 @@ pub fn libtorch_cause(panic: &str) -> Option<&str> {
     Some(said.trim_end_matches("\")").trim_end())
 }
 
-/// The error and its causes in one line. A cause that the error before it has already told is not told twice.
+/// The error and its causes in one line.
 pub fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !line.contains(&cause) {
-            line = if line.is_empty() { cause } else { format!("{line}: {cause}") };
-        }
-    }
-    line.replace('\n', " ")
+    cause::one_line(error.as_ref())
 }
 
 #[cfg(test)]
@@ -130,11 +131,5 @@ mod tests {
         assert_eq!(cause, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 47 bytes.");
         assert_eq!(failure_kind(&anyhow::anyhow!("{cause}")), FailureKind::OutOfMemory);
         assert_eq!(libtorch_cause("index out of bounds"), None);
-    }
-    #[test]
-    fn no_cause_is_told_twice() {
-        let cause = std::io::Error::other("disk\non fire");
-        let error = anyhow::Error::from(cause).context("cannot save: disk\non fire").context("step 7");
-        assert_eq!(one_line(&error), "step 7: cannot save: disk on fire");
     }
 }

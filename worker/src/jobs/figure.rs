@@ -1,13 +1,11 @@
 //! What the jobs that draw pictures have in common.
 
 use crate::evaluation::Picture;
-use crate::inference::to_vec;
 use anyhow::{Context, Result};
 use common::place::Place;
 use common::run_dir::{RunDir, replace_file};
 use std::fs::create_dir_all;
 use std::ops::Range;
-use tch::Tensor;
 
 /// This worker's consecutive part of `total` items.
 pub(super) fn share(total: u64, place: Place) -> Range<u64> {
@@ -20,12 +18,6 @@ pub(super) fn batches(total: u64, batch: usize, place: Place) -> impl ExactSizeI
     let batch = batch as u64;
     let mine = share(total.div_ceil(batch), place);
     (mine.start as usize..mine.end as usize).map(move |index| index as u64 * batch..((index as u64 + 1) * batch).min(total))
-}
-
-/// The picture of an image u8 [H, W, 3].
-pub(super) fn image_picture(image: &Tensor) -> Result<Picture> {
-    let size = image.size();
-    Ok(Picture::from_rgb(size[1] as usize, size[0] as usize, to_vec(image)?)?)
 }
 
 /// Writes a picture as `name` into the run's folder of pictures and returns its path.

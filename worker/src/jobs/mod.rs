@@ -15,9 +15,6 @@ mod encode;
 mod evaluate;
 mod failure;
 mod fid;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod fid_tests;
 mod figure;
 mod import;
 #[cfg(test)]

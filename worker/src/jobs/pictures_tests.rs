@@ -1,12 +1,13 @@
 //! Scenes, figures and pictures on threads as workers: nothing depends on how many share the work.
 
 use super::crew::run_job;
-use super::{JobContext, Reporter, compose, evaluate, scenes};
+use super::{JobContext, Reporter, compose, edit, evaluate, failure_kind, import, probe, scenes};
 use crate::checkpointing::{Identity, Judgement, SaveTo, Saver, open_store};
 use crate::model::{Autoencoder, Initial, LatentSlotDiffusion, Sizes};
 use crate::training::detours::Detours;
 use crate::training::step::TrainingState;
 use common::config::{Config, load};
+use common::control::FailureKind;
 use common::run_dir::RunDir;
 use serde_json::Value;
 use std::fs;
@@ -149,8 +150,11 @@ fn any_number_of_workers_finds_the_same_figures_and_pictures() {
     run(scenes::run, &config, folder.path(), 2, &runtime).unwrap();
     let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
     autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
-    let missing = run(evaluate::run, &config, folder.path(), 1, &runtime).unwrap_err().to_string();
-    assert!(missing.contains("checkpoint"), "{missing}");
+    for job in [evaluate::run, compose::run, edit::run, probe::run] {
+        let missing = run(job, &config, folder.path(), 2, &runtime).unwrap_err();
+        assert_eq!(failure_kind(&missing), FailureKind::BadInput);
+        assert!(missing.to_string().contains("no checkpoint here"), "{missing}");
+    }
     save_initial_weights(&config, folder.path(), &runtime);
 
     let [alone, shared] = [1, 2].map(|world| {
@@ -177,4 +181,32 @@ fn any_number_of_workers_finds_the_same_figures_and_pictures() {
     for (_, pictures) in [&alone, &shared] {
         assert_eq!((size(&pictures[1]), size(&pictures[2])), ((8, 3), (8, 7)));
     }
+}
+
+/// As of faces: there is nothing to say how well objects are found, but everything that is done with slots can be done.
+#[test]
+fn images_without_masks_can_be_composed_and_edited_but_not_judged() {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    for number in 0..30_u8 {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([8 * x as u8, 8 * y as u8, 8 * number]));
+        picture.save(photos.join(format!("{number}.png"))).unwrap();
+    }
+    let source = format!("layout = \"images\"\nsource = \"{}\"\nvalidation_share = 0.3", photos.display());
+    config.import = Some(toml::from_str(&source).unwrap());
+    run(import::run, &config, folder.path(), 1, &runtime).unwrap();
+    let autoencoder = Autoencoder::new(&config.autoencoder, Initial::Seed(1), Device::Cpu);
+    autoencoder.save(Path::new(&config.autoencoder.weights), &config.autoencoder, 32).unwrap();
+    save_initial_weights(&config, folder.path(), &runtime);
+
+    let composed = run(compose::run, &config, folder.path(), 2, &runtime).unwrap();
+    assert_eq!(composed["composed"], 3, "{composed}");
+    let edited = run(edit::run, &config, folder.path(), 2, &runtime).unwrap();
+    assert!(Path::new(edited["slots_picture"].as_str().unwrap()).is_file(), "{edited}");
+    let refused = run(evaluate::run, &config, folder.path(), 2, &runtime).unwrap_err();
+    assert_eq!(failure_kind(&refused), FailureKind::BadInput);
+    assert!(refused.to_string().contains("column mask is missing"), "{refused}");
 }

@@ -21,17 +21,19 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 pub(super) fn run(context: &mut JobContext) -> Result<Value> {
-    let config = context.config.clone();
-    let source = LabelledImages::open(&context.runtime, &config.data, config.probe.split.name())?;
+    let (config, device) = (context.config.clone(), context.device);
+    let source = LabelledImages::open_with_masks(&context.runtime, &config.data, config.probe.split.name())?;
     let labels = source.object_labels()?;
     let images = if config.probe.images == 0 { source.count() } else { source.count().min(config.probe.images as u64) };
-    let model = LatentSlotDiffusion::new(&config.model, Sizes::of(&config), Initial::Seed(config.run.seed), context.device);
+    let network = |initial| LatentSlotDiffusion::new(&config.model, Sizes::of(&config), initial, device);
+    let model = network(Initial::Unset);
     let stores = open_stores(&config, &context.run)?;
+    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
 
     let finder = Finder { source: &source, images, objects: labels.iter().map(|label| label.objects).max().unwrap_or(0) };
-    let untrained = finder.find(context, &model, "untrained")?;
-    let step = load_weights(&stores, &model, config.evaluate.ema, &mut context.collective, &context.runtime)?;
     let trained = finder.find(context, &model, "trained")?;
+    drop(model);
+    let untrained = finder.find(context, &network(Initial::Seed(config.run.seed)), "untrained")?;
     if !context.place.is_leader() {
         return Ok(Value::Null);
     }

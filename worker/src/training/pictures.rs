@@ -1,6 +1,7 @@
 //! What the slots see while training: images of the batch beside the segmentation that Slot Attention makes of them.
 
 use crate::evaluation::{Picture, PictureError, grid};
+use crate::inference::{enlarge, segment};
 use crate::metrics;
 use tch::{Kind, Tensor};
 
@@ -12,25 +13,13 @@ const ROWS: i64 = 8;
 /// # Errors
 /// A failing encoder, or images that are not square.
 pub(super) fn segmentation(step: u64, images: &Tensor, attention: &Tensor) -> Result<metrics::Picture, PictureError> {
-    let side = images.size()[1];
-    let smooth = attention.to_kind(Kind::Float).upsample_bilinear2d([side, side], false, None, None);
-    let slots = smooth.argmax(1, false).to_kind(Kind::Uint8);
-    let rows = (0..ROWS.min(images.size()[0])).map(|row| {
-        let image = Picture::from_rgb(side as usize, side as usize, bytes(&images.get(row)))?;
-        // Label 0 is the dark of "no object"; every slot gets a colour.
-        let labels = bytes(&slots.get(row)).into_iter().map(|slot| usize::from(slot) + 1);
-        Ok(vec![image, Picture::labels(side as usize, labels)?])
-    });
+    let (count, side) = (ROWS.min(images.size()[0]), images.size()[1] as usize);
+    let slots = segment(&enlarge(&attention.narrow(0, 0, count).to_kind(Kind::Float), side))?;
+    let row = |(row, slots): (i64, &Vec<u8>)| Ok(vec![Picture::from_image(&images.get(row))?, Picture::slots(side, slots)?]);
+    let rows = (0..).zip(&slots).map(row);
     let picture = grid(&["image".to_owned(), "slots".to_owned()], &rows.collect::<Result<Vec<_>, PictureError>>()?);
     let size = [picture.width() as u32, picture.height() as u32];
     Ok(metrics::Picture { step, tag: "segmentation".into(), size, png: picture.to_png()? })
-}
-
-/// The values of a tensor of bytes.
-fn bytes(tensor: &Tensor) -> Vec<u8> {
-    let mut bytes = vec![0; tensor.numel()];
-    tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
-    bytes
 }
 
 #[cfg(test)]

@@ -26,8 +26,8 @@ pub(super) struct Facts {
     pub(super) charts: Vec<Chart>,
     /// What happened at which step.
     pub(super) marks: Vec<Mark>,
-    /// The figures of `evaluate`, nothing before there are any, or why they cannot be read.
-    pub(super) evaluation: Result<Option<Value>, String>,
+    /// The figures of the jobs that judge a model.
+    pub(super) figures: Figures,
     /// The picture grids.
     pub(super) pictures: Vec<Picture>,
     /// Pictures that the page does not hold, each with the reason.
@@ -48,6 +48,20 @@ pub(super) struct Facts {
     pub(super) settings: Result<Settings, String>,
     /// `run.toml` as it is.
     pub(super) run_toml: Option<String>,
+}
+
+/// What a job has written, nothing before it has, or why that cannot be read.
+pub(super) type Told = Result<Option<Value>, String>;
+
+/// Figures of the trained model.
+#[derive(Debug)]
+pub(super) struct Figures {
+    /// Of `evaluate`.
+    pub(super) evaluation: Told,
+    /// Of `probe`.
+    pub(super) probes: Told,
+    /// Of `compose`, where it judges what it paints.
+    pub(super) distances: Told,
 }
 
 /// The checkpoints, as far as they are known.

@@ -9,9 +9,8 @@ use common::config::{Config, load};
 use common::job::Job;
 use common::journal::{Entry, Event};
 use common::run_dir::RunDir;
-use serde_json::Value;
 
-use super::facts::{Chart, Checkpoints, Facts, Line, Mark, MarkKind, Settings, Span};
+use super::facts::{Chart, Checkpoints, Facts, Figures, Line, Mark, MarkKind, Settings, Span, Told};
 use super::page::COLUMNS;
 use super::{pictures, provenance, settings};
 use crate::commands::checkpoints::list::{self, Row};
@@ -61,7 +60,7 @@ pub(super) fn gather(run: &RunDir) -> Result<Facts, Failure> {
         status: if never { Vec::new() } else { facts(&observer, &view) },
         charts,
         marks,
-        evaluation: evaluation(&run.evaluation()),
+        figures: Figures { evaluation: told(&run.evaluation()), probes: told(&run.probes()), distances: told(&run.distances()) },
         pictures,
         left_out,
         advice,
@@ -93,8 +92,8 @@ fn other_job(run: &RunDir, job: Job) -> String {
     }
 }
 
-/// The figures, if there are any yet.
-fn evaluation(path: &Path) -> Result<Option<Value>, String> {
+/// The figures in a file, if there are any yet.
+fn told(path: &Path) -> Told {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{}: {error}", path.display())),

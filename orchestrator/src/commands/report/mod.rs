@@ -45,7 +45,7 @@ fn inventory(facts: &Facts, path: &Path, bytes: usize) -> serde_json::Value {
     let left_out: Vec<_> = facts.left_out.iter().map(|(name, reason)| json!({"name": name, "reason": reason})).collect();
     json!({
         "path": path, "bytes": bytes, "job": facts.job, "heading": facts.heading, "points": charts,
-        "figures": matches!(facts.evaluation, Ok(Some(_))), "pictures": pictures, "pictures_left_out": left_out,
+        "figures": matches!(facts.figures.evaluation, Ok(Some(_))), "pictures": pictures, "pictures_left_out": left_out,
         "failures": facts.incidents.len(), "checkpoints": facts.checkpoints.count(), "goodput": facts.ledger.is_some(),
         "configuration": facts.settings.is_ok(),
     })

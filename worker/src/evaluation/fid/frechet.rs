@@ -36,7 +36,12 @@ impl Moments {
     /// # Errors
     /// A failure of the transport.
     pub fn all_reduce(&self, collective: &mut impl Collective) -> Result<(), CollectiveError> {
-        [&self.count, &self.sum, &self.outer].into_iter().try_for_each(|part| collective.all_reduce_sum(part))
+        self.sums().into_iter().try_for_each(|sum| collective.all_reduce_sum(sum))
+    }
+
+    /// The sums themselves, f64: number of vectors [1], sum [D], and sum of outer products [D, D].
+    pub fn sums(&self) -> [&Tensor; 3] {
+        [&self.count, &self.sum, &self.outer]
     }
 
     /// Those of both sets of vectors together.

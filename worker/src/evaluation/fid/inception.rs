@@ -43,7 +43,8 @@ impl Inception {
     /// # Errors
     /// A file that cannot be read, is not the one with the configured digest, or holds another network.
     pub fn load(config: &FidConfig, device: Device, runtime: &Handle) -> Result<Self, WeightsError> {
-        let found = weights::find(&config.weights, "set fid.weights to a .safetensors file", runtime)?;
+        let found =
+            weights::find(&config.weights, "set fid.weights to the file that docs/gallery.md has the command for", runtime)?;
         if let Some(expected) = &config.sha256 {
             found.check_sha256("fid.sha256", expected)?;
         }

@@ -10,7 +10,7 @@ mod tests;
 
 use super::concepts::library;
 use super::fid::Judge;
-use super::figure::{self, image_picture, share};
+use super::figure::{self, share};
 use super::{BadInput, JobContext};
 use crate::checkpointing::{load_weights, open_stores};
 use crate::collectives::Collective;
@@ -77,7 +77,7 @@ fn paint(composer: &Composer<'_>, tasks: &[ComposeTask], scenes: &[Scene]) -> Re
     let mut done = first;
     for batch in scenes[mine.clone()].chunks(context.config.evaluate.batch) {
         for picture in composer.paint(batch)?.unbind(0) {
-            figure::save(&context.run, &file_name(&tasks[done]), &image_picture(&picture)?)?;
+            figure::save(&context.run, &file_name(&tasks[done]), &Picture::from_image(&picture)?)?;
             if done < MOST_ROWS {
                 shown.get(done as i64).copy_(&picture);
             }
@@ -97,7 +97,7 @@ fn file_name(task: &ComposeTask) -> String {
 fn composed_grid(composer: &Composer<'_>, tasks: &[ComposeTask], scenes: &[Scene], shown: &Tensor) -> Result<Picture> {
     let mut rows = Vec::new();
     for ((task, scene), picture) in tasks.iter().zip(scenes).zip(shown.to_kind(Kind::Uint8).unbind(0)) {
-        let mut row = vec![captioned(&image_picture(&picture)?, &task.name)];
+        let mut row = vec![captioned(&Picture::from_image(&picture)?, &task.name)];
         for origin in &scene.origins {
             let caption = match origin {
                 Origin::Member { concept, .. } => format!("concept {}", concept + 1),

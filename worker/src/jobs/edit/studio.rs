@@ -6,7 +6,6 @@ use crate::data::LabelledImages;
 use crate::evaluation::{Picture, captioned, numbered};
 use crate::inference::{Decoder, enlarge, find_slots, segment, to_vec};
 use crate::jobs::BadInput;
-use crate::jobs::figure::image_picture;
 use crate::model::LatentSlotDiffusion;
 use crate::training::random::Draws;
 use anyhow::Result;
@@ -110,13 +109,13 @@ impl Studio {
         let labels = segment(&attention)?.pop().unwrap_or_default();
         let attention: Vec<Vec<f32>> = attention.get(0).unbind(0).iter().map(to_vec).collect::<Result<_, _>>()?;
         let pixels_of_slots = shares(&labels, attention.len());
-        let picture = image_picture(&pixels.get(0))?;
+        let picture = Picture::from_image(&pixels.get(0))?;
         Ok(Seen { picture, row, labels, attention, pixels: pixels_of_slots, conditioning: found.conditioning })
     }
 
     /// Conditioning [1, K, D], any K -> a picture, from the noise of image number `row`.
     fn paint(&self, conditioning: &Tensor, row: usize) -> Result<Picture> {
-        image_picture(&self.decoder.decode(&self.model, conditioning, row..row + 1).get(0))
+        Ok(Picture::from_image(&self.decoder.decode(&self.model, conditioning, row..row + 1).get(0))?)
     }
 }
 

@@ -142,7 +142,7 @@ fn weights_of_another_architecture_are_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = lab(folder.path(), &runtime);
     config.model.slot_attention.mlp_hidden += 1;
-    let error = run(edit, &config, folder.path(), 1, &runtime).unwrap_err();
+    let error = run(edit, &config, folder.path(), 2, &runtime).unwrap_err();
     assert_eq!(failure_kind(&error), FailureKind::BadInput, "{}", one_line(&error));
     for words in ["not those of the configured network", "mlp.0.weight [128, 8] instead of [129, 8]"] {
         assert!(one_line(&error).contains(words), "{}", one_line(&error));

@@ -44,6 +44,14 @@ pub enum WeightsError {
         /// What to do.
         advice: &'static str,
     },
+    /// The file is not there.
+    #[error("{file}: no such file; {advice}")]
+    NoFile {
+        /// The file.
+        file: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The store refused.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -95,7 +103,7 @@ impl WeightsError {
         match self {
             Self::Io { .. } => false,
             Self::Storage(error) => !matches!(error, StorageError::Backend { .. }),
-            Self::Missing { .. } | Self::Format { .. } | Self::Digest { .. } | Self::Differ { .. } => true,
+            Self::Missing { .. } | Self::NoFile { .. } | Self::Format { .. } | Self::Digest { .. } | Self::Differ { .. } => true,
         }
     }
 }

@@ -37,7 +37,12 @@ pub fn find(url: &str, advice: &'static str, runtime: &Handle) -> Result<Found, 
     if let Some(name) = url.rsplit('/').next().filter(|name| name.ends_with(".safetensors")) {
         let folder = url.strip_suffix(name).filter(|folder| !folder.is_empty()).unwrap_or(".");
         let store = Store::open(folder)?;
-        return Ok(Found { file: store.name_url(name), bytes: runtime.block_on(store.get(name))?, description: Value::Null });
+        let file = store.name_url(name);
+        let bytes = match runtime.block_on(store.get(name)) {
+            Err(StorageError::NotFound { .. }) => return Err(WeightsError::NoFile { file, advice }),
+            found => found?,
+        };
+        return Ok(Found { file, bytes, description: Value::Null });
     }
     let store = Store::open(url)?;
     let get = |file: &'static str| match runtime.block_on(store.get(file)) {

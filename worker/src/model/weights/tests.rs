@@ -117,7 +117,10 @@ fn one_file_will_do_and_its_digest_is_checked() {
     assert_eq!((error.to_string(), error.is_bad_input()), (expected, true));
     config.weights = folder.path().join("absent.safetensors").display().to_string();
     let error = load(&config).unwrap_err();
-    assert!(error.is_bad_input() && error.to_string().contains("absent.safetensors: no such object"), "{error}");
+    assert!(
+        error.is_bad_input() && error.to_string().contains("absent.safetensors: no such file; run the autoencoder job"),
+        "{error}"
+    );
 }
 
 /// Writes the networks as the official implementation does.

@@ -1,6 +1,7 @@
 //! A sheet of held-out images: what they show, what the slots find, and what is painted from the slots.
 
 use crate::evaluation::{Picture, PictureError, grid, in_colours_of_truth};
+use crate::inference::to_vec;
 use tch::{Kind, Tensor};
 
 /// What a sheet shows, before it is drawn. Drawing is no work for the training thread.
@@ -23,31 +24,22 @@ impl Sheet {
     /// Images that are not square.
     pub fn draw(&self) -> Result<Picture, PictureError> {
         let side = self.images.size()[1] as usize;
-        let part = |row: usize, from: i64, length: i64| bytes(&self.painted.get(row as i64).narrow(2, from, length));
+        let part = |row: usize, from: i64, length: i64| self.painted.get(row as i64).narrow(2, from, length);
         let rows = (0..self.images.size()[0] as usize).map(|row| {
-            let picture = |rgb| Picture::from_rgb(side, side, rgb);
-            let (slots, truth) = (part(row, 0, 1), self.masks.as_ref().map(|masks| &masks[row]));
-            let mut tiles = vec![picture(bytes(&self.images.get(row as i64)))?];
+            let (slots, truth) = (to_vec::<u8>(&part(row, 0, 1))?, self.masks.as_ref().map(|masks| &masks[row]));
+            let mut tiles = vec![Picture::from_image(&self.images.get(row as i64))?];
             tiles.extend(truth.map(|truth| Picture::labels(side, truth.iter().map(|&label| usize::from(label)))).transpose()?);
             tiles.push(match truth {
                 Some(truth) => Picture::labels(side, in_colours_of_truth(truth, &slots))?,
-                // Label 0 is the dark of "no object"; every slot gets a colour.
-                None => Picture::labels(side, slots.iter().map(|&slot| usize::from(slot) + 1))?,
+                None => Picture::slots(side, &slots)?,
             });
-            tiles.extend([picture(part(row, 1, 3))?, picture(part(row, 4, 3))?]);
+            tiles.extend([Picture::from_image(&part(row, 1, 3))?, Picture::from_image(&part(row, 4, 3))?]);
             Ok(tiles)
         });
         let titles =
             ["image"].into_iter().chain(self.masks.is_some().then_some("truth")).chain(["slots found", "decoded", "composed"]);
         Ok(grid(&titles.map(str::to_owned).collect::<Vec<_>>(), &rows.collect::<Result<Vec<_>, PictureError>>()?))
     }
-}
-
-/// The values of a tensor of bytes.
-fn bytes(tensor: &Tensor) -> Vec<u8> {
-    let mut bytes = vec![0; tensor.numel()];
-    tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
-    bytes
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::coordinator::significant;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 58.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 40.0;
 /// Columns of a curve that are told apart: more than a screen has.

@@ -1,6 +1,7 @@
 //! The page, from what is known of a run. Nothing here reads a file.
 
 mod chart;
+mod figures;
 mod html;
 mod scale;
 mod sections;

@@ -1,34 +1,20 @@
 //! The parts of the page, in the order in which they are read. Each says plainly what is not there yet.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-
 use super::chart::chart;
+use super::figures::figures;
 use super::html::{Html, details, pairs, paragraph, section, table};
 use crate::commands::checkpoints::list::Row;
 use crate::commands::checkpoints::table::size;
 use crate::commands::report::facts::{Checkpoints, Facts, Picture};
 use crate::commands::words::{brief, brief_seconds, counted, percent};
-use crate::commands::{goodput, summary, why};
+use crate::commands::{goodput, why};
 use crate::coordinator::significant;
 use crate::story::{Book, Incident, Ledger, Remark};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// Failures, remarks and checkpoints that are listed, the newest of them.
 const LISTED: usize = 60;
-/// The figures in the order of a paper's table; others follow.
-const FIGURES: [(&str, &str); 7] = [
-    ("fg_ari", "FG-ARI"),
-    ("miou", "mIoU"),
-    ("mbo", "mBO"),
-    ("miou_over_images", "mIoU over images"),
-    ("mbo_over_images", "mBO over images"),
-    ("images", "images"),
-    ("objects", "objects"),
-];
-/// The models of the figures in the order of the table; others follow.
-const MODELS: [(&str, &str); 3] = [("trained", "trained"), ("untrained", "untrained"), ("position_only", "position only")];
-
 /// All of them.
 pub(super) fn all(facts: &Facts) -> Html {
     let charts = facts.charts.iter().map(|each| chart(each, &facts.marks)).collect::<Html>();
@@ -37,7 +23,7 @@ pub(super) fn all(facts: &Facts) -> Html {
     let parts = [
         section("now", "Where it stands", standing(facts)),
         section("curves", "Curves", Html::element("div", &[("class", "charts")], charts).and(legend)),
-        section("figures", "Figures", figures(&facts.evaluation)),
+        section("figures", "Figures", figures(&facts.figures)),
         section("pictures", "Pictures", pictures(facts)),
         section("goodput", "Goodput", goodput(facts)),
         section("failures", "Failures", failures(&facts.incidents).and(remarks(&facts.remarks))),
@@ -58,51 +44,11 @@ fn standing(facts: &Facts) -> Html {
     }
 }
 
-fn figures(evaluation: &Result<Option<Value>, String>) -> Html {
-    let report = match evaluation {
-        Err(reason) => return paragraph(format!("The figures cannot be read: {reason}")),
-        Ok(None) => return paragraph("Not evaluated yet (orchestrator launch --job evaluate)."),
-        Ok(Some(report)) => report,
-    };
-    let Value::Object(report) = report else { return paragraph(report.to_string()) };
-    let is_model = |value: &Value| value.as_object().is_some_and(|figures| figures.values().any(Value::is_number));
-    let (models, rest): (Vec<_>, Vec<_>) = report.iter().partition(|(_, value)| is_model(value));
-    let named = |known: &[(&'static str, &'static str)], keys: Vec<&String>| {
-        let mut keys: Vec<(usize, String, String)> = keys
-            .into_iter()
-            .map(|key| match known.iter().position(|(name, _)| name == key) {
-                Some(index) => (index, key.clone(), known[index].1.to_owned()),
-                None => (known.len(), key.clone(), key.replace('_', " ")),
-            })
-            .collect();
-        keys.sort();
-        keys.dedup();
-        keys
-    };
-    let columns = named(&FIGURES, models.iter().flat_map(|(_, value)| value.as_object()).flat_map(serde_json::Map::keys).collect());
-    let rows = named(&MODELS, models.iter().map(|(key, _)| *key).collect()).into_iter().map(|(_, key, name)| {
-        let cell = |(_, column, _): &(usize, String, String)| Html::text(figure(&report[&key][column]));
-        std::iter::once(Html::text(name)).chain(columns.iter().map(cell)).collect()
-    });
-    let header: Vec<&str> = std::iter::once("").chain(columns.iter().map(|(_, _, name)| name.as_str())).collect();
-    let scores = if models.is_empty() { Html::default() } else { table(&header, rows) };
-    let rest = Value::Object(rest.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect());
-    scores.and(Html::element("pre", &[], summary::text(&rest)))
-}
-
-/// A score with three digits, a count as it is.
-fn figure(value: &Value) -> String {
-    match value {
-        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(String::new, |value| format!("{value:.3}")),
-        Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
 fn pictures(facts: &Facts) -> Html {
     if facts.pictures.is_empty() && facts.left_out.is_empty() {
-        return paragraph("None yet: the jobs evaluate and compose draw them, and training with train.evaluation.every_steps.");
+        return paragraph(
+            "None yet: the jobs evaluate, probe, concepts, compose and edit draw them, and training with train.evaluation.every_steps.",
+        );
     }
     let shown = facts.pictures.iter().map(picture).collect::<Html>();
     let left_out = facts.left_out.iter().map(|(name, reason)| Html::element("li", &[], format!("{name}: {reason}")));
@@ -135,8 +81,10 @@ fn caption(name: &str) -> &'static str {
             "held-out scenes: the image, its true objects, those that the slots found, the picture painted from the slots, and what each \
              slot sees"
         }
-        "compose" => "scenes composed from slots of different pictures",
-        "library" => "the library of slots: one row per concept",
+        "compose" => "scenes composed from slots of different pictures, each beside the slots that it is made of",
+        "library" => "the library of slots: one row per concept, from its centre to its edge",
+        "edit" => "images, their slots, repainted without and with the edit, and what was edited",
+        "slots" => "images, their numbered slots, repainted, and what each slot sees",
         "probe" => {
             "labels of held-out objects read off their slots: predicted (across) against true (down), as shares of each true class, and \
              predicted (up) against true (across) figures"

@@ -6,7 +6,7 @@ use common::journal::Event;
 use serde_json::json;
 
 use super::page;
-use crate::commands::report::facts::{Chart, Checkpoints, Facts, Line, Mark, MarkKind, Picture, Settings, Span};
+use crate::commands::report::facts::{Chart, Checkpoints, Facts, Figures, Line, Mark, MarkKind, Picture, Settings, Span};
 use crate::story::testing::{START, at, failed, launched, record, started};
 use crate::story::{Ledger, Present, incidents, remarks};
 
@@ -22,7 +22,7 @@ fn nothing() -> Facts {
         status: Vec::new(),
         charts: vec![Chart { title: "Loss", unit: "", span: Span::Tight, lines: Vec::new() }],
         marks: Vec::new(),
-        evaluation: Ok(None),
+        figures: Figures { evaluation: Ok(None), probes: Ok(None), distances: Ok(None) },
         pictures: Vec::new(),
         left_out: Vec::new(),
         ledger: None,
@@ -62,7 +62,18 @@ fn everything(text: &str) -> Facts {
         marks: [(MarkKind::Generation, 1), (MarkKind::Failure, 50), (MarkKind::Failure, 5000)]
             .map(|(kind, step)| Mark { step, kind, label: text.into(), words: text.into() })
             .to_vec(),
-        evaluation: Ok(Some(json!({"step": 3, text: {text: 0.5, "fg_ari": 0.25}, "trained": {"fg_ari": 0.6712}, "note": text}))),
+        figures: Figures {
+            evaluation: Ok(Some(
+                json!({"step": 3, text: {text: 0.5, "fg_ari": 0.25}, "trained": {"fg_ari": 0.6712}, "note": text, "picture": "a.png"}),
+            )),
+            probes: Ok(Some(json!({"step": 3, "objects": {"held_out": 7}, "labels": [
+                {"name": text, "trained": {"accuracy": 0.75}, "untrained": {"accuracy": 0.5}, "constant": {"accuracy": 0.25}},
+                {"name": "position", "trained": {"r2": 0.9, "mse": 0.0625}, "untrained": null, "constant": {"r2": 0.0, "mse": 0.4}},
+            ]}))),
+            distances: Ok(Some(json!({"step": 3, "distances": [
+                {"name": text, "images": [24, 48], "fid": 8.75, "kid": 0.0625, "kid_std": null},
+            ]}))),
+        },
         pictures: vec![Picture { name: text.into(), media: "image/png", size: Some((4, 2)), bytes: vec![1, 2, 3] }],
         left_out: vec![(text.into(), text.into())],
         ledger: Ledger::keep(&entries, &[record(110.0, 1, 101, 100.0)], Present { now, seen: now }),
@@ -109,11 +120,15 @@ fn texts_from_outside_change_nothing_of_the_structure() {
 fn every_part_is_there_and_its_figures_are_in_it() {
     let page = page(&everything("plain"));
     let count = |name: &str| elements(&page).into_iter().filter(|element| *element == name).count();
-    assert_eq!([count("section"), count("polyline"), count("img"), count("table"), count("details")], [9, 2, 1, 5, 3]);
+    assert_eq!([count("section"), count("polyline"), count("img"), count("table"), count("details")], [9, 2, 1, 7, 3]);
     for words in [
         "<img src=\"data:image/png;base64,AQID\" alt=\"plain: a picture that this run has drawn\" width=\"4\" height=\"2\">",
         "<th scope=\"row\">trained</th><td>0.671</td><td>-</td>",
         "<th scope=\"row\">plain</th><td>0.250</td><td>0.500</td>",
+        "labels of 7 objects, step 3",
+        "<th scope=\"row\">plain, accuracy</th><td>0.750</td><td>0.500</td><td>0.250</td>",
+        "<th scope=\"row\">position, MSE in [-1, 1]</th><td>0.062</td><td>-</td><td>0.400</td>",
+        "<th scope=\"row\">plain</th><td>24</td><td>48</td><td>8.750</td><td>62.500</td><td>-</td>",
         "Learning rates over steps 1 to 100, logarithmic axis. a from 1 at step 1 to 0.01 at step 100, between 0.01 and 1.",
         "useful 77 %, ",
         "rank 1 on n02: out of memory: plain",
@@ -122,6 +137,7 @@ fn every_part_is_there_and_its_figures_are_in_it() {
     ] {
         assert!(page.contains(words), "{words} is not in {page}");
     }
+    assert!(!page.contains("a.png"), "a path is no figure");
     assert_eq!(page.matches("class=\"failure\"").count(), 1, "the other one is outside of the chart");
 }
 
@@ -129,9 +145,17 @@ fn every_part_is_there_and_its_figures_are_in_it() {
 fn what_is_not_there_yet_is_said() {
     let page = page(&nothing());
     elements(&page);
-    for words in
-        ["not launched yet", "no records yet", "Not evaluated yet", "None yet", "no store", "no run.toml", "Nothing has failed"]
-    {
+    for words in [
+        "not launched yet",
+        "no records yet",
+        "Not evaluated yet",
+        "No labels read",
+        "Not compared",
+        "None yet",
+        "no store",
+        "no run.toml",
+        "Nothing has failed",
+    ] {
         assert!(page.contains(words), "{words} is not in {page}");
     }
     assert!(!page.contains("<svg") && !page.contains("<table"), "{page}");

@@ -3,6 +3,12 @@
 //! Beside the composed scenes stand two rows that say what the figures are worth: reconstructions, for which nothing but the painting
 //! can be at fault, and one half of the real images against the other, which no model can be expected to fall below.
 
+mod kept;
+mod side;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use super::figure::share;
 use super::{BadInput, JobContext};
 use crate::collectives::Collective;
@@ -14,18 +20,15 @@ use crate::training::random::Draws;
 use anyhow::{Context, Result};
 use common::config::FidConfig;
 use common::run_dir::replace_file;
-use rand::SeedableRng;
-use rand::seq::index::sample;
-use rand_chacha::ChaCha8Rng;
+use kept::{MadeFrom, read, write};
 use serde::Serialize;
 use serde_json::{Value, json};
+use side::Side;
 use std::ops::Range;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Fewest real images: two in either half.
 const FEWEST: u64 = 4;
-/// Most images of a side whose features are kept for KID, drawn at random: 80 MB.
-const KEPT: u64 = 10_000;
 
 /// The network and the real images.
 pub(super) struct Judge {
@@ -90,12 +93,10 @@ impl Judge {
         };
         let all = self.source.count();
         let count = if self.config.real == 0 { all } else { self.config.real.min(all) };
-        let real = self.gather(context, "real images", count, &images)?;
+        let real = self.real(context, count, &images)?;
         let composed = self.gather(context, "composed scenes", self.config.images, compose)?;
         let reconstructed = self.gather(context, "reconstructions", self.config.images.min(all), &reconstruct)?;
-        if !context.place.is_leader() {
-            return Ok(Value::Null);
-        }
+        let Some(real) = real.filter(|_| context.place.is_leader()) else { return Ok(Value::Null) };
         let [of_real, of_composed, of_reconstructed] = [&real, &composed, &reconstructed].map(Side::whole);
         let ([first, second], kept) = (&real.halves, real.kept_halves());
         let comparisons = [
@@ -109,6 +110,32 @@ impl Judge {
             context.reporter.progress(rows.len() as u64, 3, "distances", &[]);
         }
         self.report(context, step, &rows)
+    }
+
+    /// The features of the first `count` real images, as an earlier run of the job has left them or as all workers find them now; there for
+    /// rank 0.
+    fn real(&self, context: &mut JobContext, count: u64, images: &Images<'_>) -> Result<Option<Side>> {
+        let made_from = MadeFrom {
+            fingerprint: self.source.fingerprint().to_owned(),
+            images: count,
+            weights: self.inception.digest.clone(),
+            seed: context.config.run.seed,
+        };
+        let folder = context.run.real_features();
+        let kept = if context.place.is_leader() { read(&folder, &made_from) } else { None };
+        let there = Tensor::from_slice(&[i64::from(kept.is_some())]);
+        context.collective.all_reduce_sum(&there)?;
+        if there.int64_value(&[0]) > 0 {
+            context.reporter.progress(count, count, "real images, known from before", &[]);
+            return Ok(kept);
+        }
+        let side = self.gather(context, "real images", count, images)?;
+        if context.place.is_leader()
+            && let Err(error) = write(&folder, &made_from, &side)
+        {
+            tracing::warn!("{}: the real images will be looked at again the next time: {error:#}", folder.display());
+        }
+        Ok(Some(side))
     }
 
     /// The features of `count` images, which all workers share out; every worker gets all that is kept of them.
@@ -149,51 +176,6 @@ impl Judge {
         let text = format!("{}\n", serde_json::to_string_pretty(&report)?);
         replace_file(&file, text.as_bytes(), 0o644).with_context(|| file.display().to_string())?;
         Ok(json!({ "report": file.display().to_string(), "sha256": self.inception.digest, "distances": table(rows) }))
-    }
-}
-
-/// What is known of the features of one set of images.
-struct Side {
-    count: u64,
-    /// Those of the first and of the second half of the images.
-    halves: [Moments; 2],
-    /// The rows whose features are kept, ascending.
-    rows: Vec<u64>,
-    /// Features of these rows, f32 [kept, 2048].
-    kept: Tensor,
-}
-
-impl Side {
-    fn new(count: u64, seed: u64) -> Self {
-        let mut rows: Vec<u64> = (0..count).collect();
-        if count > KEPT {
-            let chosen = sample(&mut ChaCha8Rng::seed_from_u64(seed), count as usize, KEPT as usize);
-            rows = chosen.iter().map(|row| row as u64).collect();
-            rows.sort_unstable();
-        }
-        let kept = Tensor::zeros([rows.len() as i64, FEATURES], (Kind::Float, Device::Cpu));
-        Self { count, halves: [Moments::new(FEATURES), Moments::new(FEATURES)], rows, kept }
-    }
-
-    /// Takes the features [B, 2048] of some consecutive rows.
-    fn add(&mut self, rows: Range<u64>, features: &Tensor) {
-        let middle = (self.count / 2).clamp(rows.start, rows.end);
-        let parts = features.split_with_sizes([middle - rows.start, rows.end - middle].map(|length| length as i64), 0);
-        self.halves.iter_mut().zip(&parts).for_each(|(half, part)| half.add(part));
-        let kept = [rows.start, rows.end].map(|row| self.rows.partition_point(|&kept| kept < row));
-        let places: Vec<i64> = self.rows[kept[0]..kept[1]].iter().map(|row| (row - rows.start) as i64).collect();
-        let target = self.kept.narrow(0, kept[0] as i64, places.len() as i64);
-        target.shallow_clone().copy_(&features.index_select(0, &Tensor::from_slice(&places)));
-    }
-
-    fn whole(&self) -> Moments {
-        self.halves[0].with(&self.halves[1])
-    }
-
-    /// The kept features of either half.
-    fn kept_halves(&self) -> [Tensor; 2] {
-        let middle = self.rows.partition_point(|&row| row < self.count / 2) as i64;
-        [self.kept.narrow(0, 0, middle), self.kept.narrow(0, middle, self.rows.len() as i64 - middle)]
     }
 }
 
