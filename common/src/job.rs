@@ -46,6 +46,15 @@ impl Job {
         Self::Edit,
     ];
 
+    /// Whether a launch of this job goes on where one before it was stopped.
+    #[must_use]
+    pub fn keeps_progress(self) -> bool {
+        match self {
+            Self::Train | Self::Scenes | Self::Import | Self::Autoencoder | Self::Encode | Self::Concepts => true,
+            Self::Evaluate | Self::Probe | Self::Compose | Self::Edit => false,
+        }
+    }
+
     /// The name on command lines and in folders.
     #[must_use]
     pub fn name(self) -> &'static str {

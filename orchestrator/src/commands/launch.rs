@@ -48,7 +48,6 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
         }
     }
     let prepared = prepare(arguments)?;
-    let folder = prepared.run.job_dir(prepared.job);
     let worker = preflight::check_worker(&prepared.spec.worker).or_bad_input()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(preflight::check_data(&prepared.config, prepared.job)).or_bad_input()?;
@@ -62,7 +61,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
     let Claim { journal, next_generation, lock } = run_folder::claim(&run, &config, job, intent).or_bad_input()?;
     let launch = Launch {
         job,
-        folder: folder.clone(),
+        folder: run.job_dir(job),
         journal,
         first_generation: next_generation,
         revisions: revisions(worker, arguments),
@@ -78,7 +77,7 @@ pub(crate) fn run(arguments: &RunArguments, manner: Manner) -> Result<ExitCode, 
         go_on_later(*reason, &config, job, &run, allocation)?;
     }
     drop(lock);
-    report(&outcome, &run, &folder, manner.json)?;
+    report(&outcome, &run, job, manner.json)?;
     Ok(ExitCode::from(outcome.exit_code()))
 }
 
@@ -166,8 +165,10 @@ fn go_on_later(reason: StopReason, config: &Config, job: Job, run: &RunDir, allo
 }
 
 /// Says how it ended: figures on standard output, failures on standard error.
-pub(super) fn report(outcome: &Outcome, run: &RunDir, folder: &RunDir, json: bool) -> Result<(), Failure> {
-    let resume = format!("go on with `orchestrator launch --resume {}`", run.path().display());
+pub(super) fn report(outcome: &Outcome, run: &RunDir, job: Job, json: bool) -> Result<(), Failure> {
+    let named = if job == Job::Train { String::new() } else { format!(" --job {job}") };
+    let what = if job.keeps_progress() { "go on" } else { "begin anew" };
+    let resume = format!("{what} with `orchestrator launch --resume {}{named}`", run.path().display());
     match outcome {
         Outcome::Done(value) if json => println!("{}", serde_json::to_string_pretty(value)?),
         Outcome::Done(value) => print!("{}", summary::text(value)),
@@ -182,7 +183,7 @@ pub(super) fn report(outcome: &Outcome, run: &RunDir, folder: &RunDir, json: boo
             if *restarts > 0 {
                 eprintln!("gave up after {restarts} restarts without a new checkpoint in between");
             }
-            show_log(failure, folder);
+            show_log(failure, &run.job_dir(job));
         }
     }
     Ok(())

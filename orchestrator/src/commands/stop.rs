@@ -37,7 +37,8 @@ pub(crate) fn run(run: PathBuf, job: Job) -> Result<ExitCode, Failure> {
     let request = folder.stop_request();
     fs::write(&request, []).with_context(|| format!("cannot write {}", request.display()))?;
     hand_in(&request, &folder)?;
-    println!("asked to stop: the workers save at their next step and end");
+    let save = if job.keeps_progress() { "save at their next step and " } else { "" };
+    println!("asked to stop: the workers {save}end");
     Ok(ExitCode::SUCCESS)
 }
 

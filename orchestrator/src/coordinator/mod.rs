@@ -274,7 +274,8 @@ impl Coordinator {
         match &mut event {
             journal::Event::GenerationStarted { .. } if generation > self.launch.first_generation => self.display.note(reason),
             journal::Event::StopRequested => {
-                self.display.note(&format!("{reason}: the workers save and end; once more kills them"));
+                let save = if self.launch.job.keeps_progress() { "save and " } else { "" };
+                self.display.note(&format!("{reason}: the workers {save}end; once more kills them"));
             }
             journal::Event::SaveRequested => self.display.note(&format!("{reason}: the workers save at their next step")),
             journal::Event::HostLost { host } => self.display.note(&format!("lost the host {host}: {reason}")),

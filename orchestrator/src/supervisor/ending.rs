@@ -75,7 +75,8 @@ impl Supervisor {
             Phase::Ending { .. } => self.press_harder(now),
             Phase::Over(_) | Phase::Waiting { .. } => {}
             _ => {
-                self.tell_all(&ToWorker::Kill { reason: format!("{} received, and no more time to save", reason.name()) });
+                let why = if self.options.job.keeps_progress() { "no more time to save" } else { "nothing to save" };
+                self.tell_all(&ToWorker::Kill { reason: format!("{} received, and {why}", reason.name()) });
                 self.end(Verdict::Killed(reason), Pressure::Terminate, now);
             }
         }
@@ -143,7 +144,8 @@ impl Supervisor {
                 self.finish(Outcome::Done(summary), State::Finished);
             }
             Verdict::Stopped(reason) => self.conclude_stop(reason, true),
-            Verdict::Killed(reason) => self.conclude_stop(reason, false),
+            // What has nothing to save has lost nothing.
+            Verdict::Killed(reason) => self.conclude_stop(reason, !self.options.job.keeps_progress()),
             Verdict::Regrouping(reason) => {
                 self.generation += 1;
                 self.start_generation(reason, now);

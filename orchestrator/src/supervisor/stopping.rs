@@ -76,7 +76,11 @@ impl Supervisor {
             self.finish(Outcome::Stopped { reason, saved: true }, State::Stopped);
             return;
         }
-        self.tell_all(&ToWorker::Stop { reason: why.into() });
+        if self.options.job.keeps_progress() {
+            self.tell_all(&ToWorker::Stop { reason: why.into() });
+        } else if !matches!(self.phase, Phase::Ending { .. }) {
+            self.kill(reason, now);
+        }
     }
 
     /// What a stop that was asked for is about.

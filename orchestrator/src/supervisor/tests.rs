@@ -370,6 +370,23 @@ fn a_second_signal_or_the_end_of_the_grace_period_kills() {
     assert_eq!(story.outcome().map(Outcome::exit_code), Some(143));
 }
 
+/// Figures and pictures are made again from the start: nobody waits for a worker that paints.
+#[test]
+fn a_job_that_keeps_nothing_half_way_ends_as_soon_as_it_is_asked_to() {
+    let mut story = Story::with(Options { job: Job::Compose, ..options() });
+    (0..WORLD).for_each(|rank| drop(story.join(story.hello(rank))));
+    let commands = story.feed(Event::Stop(StopReason::Request));
+    assert_eq!((kills(&commands), ends(&commands)), (WORLD, vec![false]));
+    assert_eq!(ends(&story.wait(10)), [true], "and is made to, if need be");
+    story.launcher_ends(ProcessEnd::Signal(9));
+    assert_eq!(story.outcome(), Some(&Outcome::Stopped { reason: StopReason::Request, saved: true }));
+
+    let mut story = Story::with(Options { job: Job::Compose, ..options() });
+    story.feed(Event::Stop(StopReason::Terminate));
+    story.launcher_ends(ProcessEnd::Signal(15));
+    assert_eq!((story.starts(), story.outcome().map(Outcome::exit_code)), (vec![1], Some(143)), "also before they have met");
+}
+
 #[test]
 fn no_restart_follows_a_wish_to_stop() {
     let mut story = Story::running();
