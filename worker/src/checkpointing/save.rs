@@ -96,7 +96,7 @@ impl Saver {
         Ok(Self { orders: Some(orders), thread: Some(thread), progress, begun: 0, unjudged: None, device, stores, runtime })
     }
 
-    /// Begins to save the state after `step` steps, which `judgement` says how good it is. The state may not change before
+    /// Begins to save the state after `step` steps, of which `judgement` says how good it is. The state may not change before
     /// [`before_update`](Self::before_update) has returned. Waits for the save before if that is still under way.
     ///
     /// # Errors

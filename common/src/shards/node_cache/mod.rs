@@ -16,8 +16,8 @@
 //! almost nothing of a data set that is larger than the cache; so three quarters of the cache are filled once and stay, and are found in
 //! every epoch. The rest is for what does not fit: the block that one worker has fetched is there for the others for a while.
 //!
-//! No lock outlives its process, and a block appears under its name only when it is complete, so a process that is killed leaves a
-//! usable cache. What is read is verified like any fetched block.
+//! No lock outlives its process, and a block appears under its name only when it is complete, as a decoded row counts only once its digest
+//! is there; so a process that is killed leaves a usable cache. What is read is verified like any fetched block.
 
 mod books;
 mod decoded;
